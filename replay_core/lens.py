@@ -1,0 +1,62 @@
+"""The logit lens: what a model's own final norm and head read from an activation."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from replay_core.anatomy import Anatomy
+
+# Rows of the whole vocabulary that are held at once: 2**27 float32 values are 0.5 GB.
+_VALUES_AT_ONCE = 2**27
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Logits, in ``dtype``, that a model reads from activations: ``head(norm(h))``.
+
+    ``dtype`` is float32 in the aligned reading, whatever the model's own dtype, and the model's
+    dtype in the reference reading.
+    """
+
+    anatomy: Anatomy
+    dtype: torch.dtype = torch.float32
+
+    def normed(self, hidden: Tensor) -> Tensor:
+        """Return the final norm of ``hidden`` (rows, hidden), computed in ``dtype``."""
+        norm = self.anatomy.norm
+        hidden = hidden.to(_device(norm), self.dtype)
+        weights = {name: value.to(self.dtype) for name, value in norm.named_parameters()}
+        read: Tensor = torch.func.functional_call(norm, weights, (hidden,))
+        return read
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits (rows, vocabulary) of ``hidden`` (rows, hidden)."""
+        head = self.anatomy.head
+        bias = None if head.bias is None else head.bias.to(self.dtype)
+        return functional.linear(self.normed(hidden), head.weight.to(self.dtype), bias)
+
+    def logits_at(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Return the logits (rows, k) of the vocabulary entries ``ids`` (rows, k) only."""
+        head = self.anatomy.head
+        rows = head.weight[ids].to(self.dtype)
+        logits = torch.einsum("rh,rkh->rk", self.normed(hidden), rows)
+        return logits if head.bias is None else logits + head.bias[ids].to(self.dtype)
+
+    def chunks(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield (rows, logits of these rows), so that a prompt's logits never stand at once."""
+        size = max(1, _VALUES_AT_ONCE // self.anatomy.head.out_features)
+        for start in range(0, len(hidden), size):
+            rows = slice(start, start + size)
+            yield rows, self.logits(hidden[rows])
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Return the entropy in nats, ``-Σ p log p`` over the last axis, in [0, log(vocabulary)]."""
+    return torch.special.entr(torch.softmax(logits, dim=-1)).sum(-1)
+
+
+def _device(module: torch.nn.Module) -> torch.device:
+    return next(module.parameters()).device

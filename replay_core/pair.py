@@ -1,0 +1,215 @@
+"""A pair: the RLVR policy that answers, and the base it was trained from."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
+
+from replay_core.anatomy import Anatomy, anatomy_of, check_doors
+from replay_core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A policy and its base, checked against each other; see :func:`make_pair`.
+
+    ``shared_vision``: the two vision towers have equal weights, so that features are computed once.
+    """
+
+    policy: Anatomy
+    base: Anatomy
+    shared_vision: bool
+    name: str = ""
+    policy_revision: str = ""
+    base_revision: str = ""
+
+
+def make_pair(policy: PreTrainedModel, base: PreTrainedModel, *, name: str = "") -> Pair:
+    """Return the pair of two loaded models, after checking that they belong together.
+
+    Nothing is changed in either model.
+
+    Raises:
+        UsageError: they differ in architecture, hidden size, layers or vocabulary, or one of them
+            has no doors that replay can use.
+    """
+    check_configs(policy.config, base.config, _named(policy), _named(base))
+    ours, theirs = anatomy_of(policy), anatomy_of(base)
+    for anatomy in {id(part.model): part for part in (ours, theirs)}.values():
+        check_doors(anatomy)
+    return Pair(ours, theirs, _equal_vision(policy, base), name or _named(policy))
+
+
+def check_configs(
+    policy: PretrainedConfig, base: PretrainedConfig, policy_name: str, base_name: str
+) -> None:
+    """Check, before any weights are read, that two checkpoints can be a pair.
+
+    Raises:
+        UsageError: with both values of the first fact in which they differ.
+    """
+    facts = {"model_type": "architecture"}
+    text_facts = {
+        "hidden_size": "hidden size",
+        "num_hidden_layers": "number of layers",
+        "vocab_size": "vocabulary size",
+    }
+    ours, theirs = policy.get_text_config(), base.get_text_config()
+    rows = [(label, getattr(policy, key), getattr(base, key)) for key, label in facts.items()]
+    rows += [(label, getattr(ours, key), getattr(theirs, key)) for key, label in text_facts.items()]
+    for label, mine, other in rows:
+        if mine != other:
+            raise UsageError(
+                f"policy {policy_name} and base {base_name} are not a pair: their {label} differs "
+                f"({mine} and {other}; it must be equal)"
+            )
+
+
+def load_config(checkpoint: str | Path) -> PretrainedConfig:
+    """Return a checkpoint's config.
+
+    Raises:
+        UsageError: there is no checkpoint.
+    """
+    try:
+        return AutoConfig.from_pretrained(str(checkpoint))
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UsageError(
+            f"{checkpoint} is not a checkpoint that transformers can load ({reason}); give a "
+            "folder with a config.json and weights, or the id of a model on the hub"
+        ) from error
+
+
+def load_model(
+    checkpoint: str | Path,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device_map: Any = None,
+    attn_implementation: str | None = None,
+) -> PreTrainedModel:
+    """Load one checkpoint, in eval mode.
+
+    Raises:
+        UsageError: there is no checkpoint, or no model in it.
+    """
+    load_config(checkpoint)
+    arguments: dict[str, Any] = {"dtype": dtype, "device_map": device_map}
+    if attn_implementation is not None:
+        arguments["attn_implementation"] = attn_implementation
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(str(checkpoint), **arguments)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UsageError(f"{checkpoint} holds no image-text-to-text model ({reason})") from error
+    return model.eval()
+
+
+def load_pair(
+    policy: str | Path,
+    base: str | Path,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device_map: Any = None,
+    attn_implementation: str | None = None,
+    base_layers: int | None = None,
+    name: str = "",
+) -> Pair:
+    """Load a pair from two checkpoints, each once.
+
+    ``base_layers`` drops the base's decoder layers from that one on: replay never runs them, and
+    they take memory. A base loaded so cannot answer by itself.
+
+    Raises:
+        UsageError: a checkpoint is missing, or the two are not a pair.
+    """
+    check_configs(load_config(policy), load_config(base), str(policy), str(base))
+    how = {"dtype": dtype, "device_map": device_map, "attn_implementation": attn_implementation}
+    ours, theirs = load_model(policy, **how), load_model(base, **how)
+    pair = make_pair(ours, theirs, name=name)
+    if base_layers is not None:
+        del pair.base.layers[base_layers:]
+    return Pair(
+        pair.policy,
+        pair.base,
+        pair.shared_vision,
+        pair.name,
+        revision_of(ours),
+        revision_of(theirs),
+    )
+
+
+def revision_of(model: PreTrainedModel) -> str:
+    """Return what identifies a model's weights: the hub's commit, or a hash of its files.
+
+    Empty for a model that was not loaded from anywhere.
+    """
+    commit = getattr(model.config, "_commit_hash", None)
+    folder = Path(model.name_or_path) if model.name_or_path else None
+    if commit:
+        return f"commit:{commit}"
+    return f"sha256:{folder_digest(folder)}" if folder is not None and folder.is_dir() else ""
+
+
+def folder_digest(folder: Path) -> str:
+    """Return 16 hexadecimal digits of the content of a checkpoint's configs and weights."""
+    files = sorted(
+        path for path in folder.iterdir() if path.suffix in {".json", ".safetensors", ".jinja"}
+    )
+    state = hashlib.sha256()
+    for path in files:
+        stat = path.stat()
+        state.update(path.name.encode())
+        state.update(_file_digest(path, stat.st_size, stat.st_mtime_ns))
+    return state.hexdigest()[:16]
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: Path, size: int, mtime_ns: int) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+@contextmanager
+def frozen(*models: PreTrainedModel) -> Iterator[None]:
+    """Hold models in eval mode, with no parameter asking for a gradient; then as they were."""
+    training = [(module, module.training) for model in models for module in model.modules()]
+    wanted = [
+        parameter for model in models for parameter in model.parameters() if parameter.requires_grad
+    ]
+    try:
+        for model in models:
+            model.eval()
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+        for module, mode in training:
+            module.training = mode
+
+
+def _named(model: PreTrainedModel) -> str:
+    return model.name_or_path or type(model).__name__
+
+
+def _equal_vision(policy: PreTrainedModel, base: PreTrainedModel) -> bool:
+    """Return whether everything in front of the language model has equal weights."""
+    text = {id(p) for model in (policy, base) for p in _text_parameters(model)}
+    ours = {n: p for n, p in policy.named_parameters() if id(p) not in text}
+    theirs = {n: p for n, p in base.named_parameters() if id(p) not in text}
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(value, theirs[name].to(value.device)) for name, value in ours.items()
+    )
+
+
+def _text_parameters(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+    head = model.get_output_embeddings()
+    return [*model.get_decoder().parameters(), *([] if head is None else head.parameters())]

@@ -1,0 +1,101 @@
+"""What is known of one sample, in the one schema that every log, study and report uses."""
+
+from importlib.metadata import version
+from typing import Any
+
+import torch
+import transformers
+from pydantic import BaseModel, ConfigDict
+
+from replay_core.config import ReplayConfig
+from replay_core.pair import Pair
+from replay_core.replay import Outcome, SampleReplay
+
+SCHEMA_VERSION = 1
+
+
+class Seconds(BaseModel):
+    """Wall-clock seconds of one sample: an equal share of its batch's time."""
+
+    model_config = ConfigDict(frozen=True)
+
+    base: float = 0.0
+    """Vision towers and the base's pass."""
+    loop: float = 0.0
+    """The descent on x."""
+    decode: float = 0.0
+    """The answer."""
+
+
+class ReplayRecord(BaseModel):
+    """One sample's record. Losses and entropies in nats, norms are means of L2 norms per token."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    pair: str
+    policy_revision: str
+    base_revision: str
+    config_hash: str
+    versions: dict[str, str]
+    method: str
+    outcome: Outcome
+    loss_before: float | None = None
+    loss_after: float | None = None
+    steps: int = 0
+    visual_tokens: int = 0
+    """N, the sample's number of visual tokens."""
+    masked_fraction: dict[int, float] = {}
+    """Layer → share of the sample's candidates that were matched."""
+    changed_fraction: float = 0.0
+    """Share of the visual features' elements that x changed, in the model's dtype."""
+    feature_norm: float = 0.0
+    delta_norm: float = 0.0
+    seconds: Seconds = Seconds()
+    peak_memory_mb: float | None = None
+    """Peak of the accelerator's memory during the batch; None on the CPU."""
+    batch_size: int = 1
+    finish_reason: str | None = None
+    """``stop`` or ``length``; ``length`` means that the answer was cut."""
+    new_tokens: int | None = None
+    truncated: bool | None = None
+    seed: int | None = None
+    error: str | None = None
+    """What went wrong, where ``outcome`` says that something did."""
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions that an answer depends on."""
+    return {
+        "activation-replay": version("activation-replay"),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def make_record(
+    pair: Pair, config: ReplayConfig, sample: SampleReplay, **measured: Any
+) -> ReplayRecord:
+    """Return the record of one sample; ``measured`` are further fields of the schema."""
+    return ReplayRecord(
+        pair=pair.name,
+        policy_revision=pair.policy_revision,
+        base_revision=pair.base_revision,
+        config_hash=config.fingerprint(),
+        versions=library_versions(),
+        method=config.method,
+        outcome=sample.outcome,
+        loss_before=_finite(sample.loss_before),
+        loss_after=_finite(sample.loss_after),
+        steps=sample.steps,
+        visual_tokens=sample.visual_tokens,
+        masked_fraction=dict(sample.masked_fraction),
+        changed_fraction=sample.changed_fraction,
+        feature_norm=sample.feature_norm,
+        delta_norm=sample.delta_norm,
+        **measured,
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or value != value or abs(value) == float("inf") else value

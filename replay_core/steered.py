@@ -1,0 +1,361 @@
+"""Replay as a drop-in for ``model.generate``: optimise the visual tokens, then decode."""
+
+import inspect
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from replay_core.activations import DecoderCall, decoder_call
+from replay_core.anatomy import (
+    Anatomy,
+    Inputs,
+    VisualFeatures,
+    placeholder_masks,
+    visual_features,
+    without_pixels,
+)
+from replay_core.config import ReplayConfig
+from replay_core.pair import Pair, frozen
+from replay_core.record import ReplayRecord, Seconds, make_record
+from replay_core.replay import Outcome, ReplayProblem, SampleReplay, descend, describe
+from replay_core.targets import (
+    Candidates,
+    ReplayTargets,
+    base_targets,
+    digest,
+    prompt_of,
+    settings_of,
+)
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """The optimised visual tokens of one batch.
+
+    ``delta`` is x, (visual tokens, hidden), in the order of the prompts, 0 where a sample is not
+    steered; None, like ``features``, for a batch without visual tokens. ``samples`` tells, per
+    sample, what happened. ``seconds`` are the batch's, not yet shared out.
+    """
+
+    delta: Tensor | None
+    features: VisualFeatures | None
+    samples: tuple[SampleReplay, ...]
+    seconds: Seconds = field(default_factory=Seconds)
+    peak_memory_mb: float | None = None
+    error: str | None = None
+
+
+class Steered:
+    """A pair that answers like its policy, with the visual tokens optimised first.
+
+    Five lines without a harness::
+
+        pair = load_pair("me/my-rl", "me/my-base")
+        steered = Steered(pair, ReplayConfig(threshold=0.4, step_size=10))
+        result = steered.optimise(inputs)        # the processor's whole output
+        ids = steered.decode(inputs, result, max_new_tokens=64)
+        print(result.samples[0].outcome, result.samples[0].loss_after)
+
+    Prompts may be padded on either side; right padding is turned into left padding, so that
+    answers begin behind the prompt in every row. Both models are left as they are found.
+    """
+
+    def __init__(self, pair: Pair, config: ReplayConfig | None = None) -> None:
+        self.pair = pair
+        self.config = ReplayConfig() if config is None else config
+        self.layers = self.config.layer_indices(
+            pair.policy.model.config.get_text_config().num_hidden_layers
+        )
+
+    def optimise(
+        self,
+        inputs: Inputs,
+        *,
+        targets: ReplayTargets | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> ReplayResult:
+        """Return x for a batch of prompts (``inputs``: the processor's whole output).
+
+        ``targets``, from :meth:`targets`, spare the base's pass. ``seeds``, one per sample, draw
+        the positions of ``select=random``; without them they follow from the prompts.
+
+        Raises:
+            Exception: what goes wrong inside the loop, when ``config.strict``; otherwise running
+                out of memory is an outcome of the samples.
+        """
+        batch = len(inputs["input_ids"])
+        if self.config.method != "replay":
+            return ReplayResult(None, None, (SampleReplay(Outcome.OFF),) * batch)
+        policy, base = self.pair.policy, self.pair.base
+        _reset_peak(policy.model.device)
+        with torch.inference_mode(False), torch.enable_grad(), frozen(policy.model, base.model):
+            inputs = _own(left_padded(inputs))
+            features = visual_features(policy.model, inputs)
+            if features is None:
+                return ReplayResult(None, None, (SampleReplay(Outcome.NO_VISUAL_TOKENS),) * batch)
+            try:
+                return self._replay(inputs, features, targets, seeds)
+            except torch.cuda.OutOfMemoryError as error:
+                if self.config.strict:
+                    raise
+                problem = str(error).splitlines()[0]
+        torch.cuda.empty_cache()
+        lost = (SampleReplay(Outcome.OUT_OF_MEMORY),) * batch
+        return ReplayResult(torch.zeros_like(features.flat), features, lost, error=problem)
+
+    def _replay(
+        self,
+        inputs: dict[str, Tensor],
+        features: VisualFeatures,
+        targets: ReplayTargets | None,
+        seeds: Sequence[int] | None,
+    ) -> ReplayResult:
+        started = time.perf_counter()
+        window = _Window.of(inputs, self.pair.policy, features, self.config)
+        if targets is None:
+            targets = self._targets(inputs, features, window, seeds)
+        else:
+            prompt = prompt_of(inputs["input_ids"], _mask(inputs))
+            targets.check(prompt, settings_of(self.config, self.layers))
+        call = window.cut(decoder_call(self.pair.policy, inputs, features), len(self._run_layers))
+        visual_row, visual_column = torch.nonzero(window.visual, as_tuple=True)
+        problem = ReplayProblem(
+            call,
+            window.candidates,
+            features,
+            visual_row,
+            visual_column,
+            targets,
+            self.config,
+        )
+        looped = time.perf_counter()
+        descent = descend(problem)
+        samples = describe(problem, descent)
+        seconds = Seconds(base=looped - started, loop=time.perf_counter() - looped)
+        return ReplayResult(
+            descent.delta, features, samples, seconds, _peak(self.pair.policy.model.device)
+        )
+
+    @property
+    def _run_layers(self) -> range:
+        """The decoder layers that the loss makes run."""
+        return range(max(self.layers) + 1)
+
+    def targets(self, inputs: Inputs, *, seeds: Sequence[int] | None = None) -> ReplayTargets:
+        """Return the base's masks and target distributions for a batch, for later or elsewhere.
+
+        Raises:
+            ValueError: the batch has no visual tokens, so that there is nothing to match.
+        """
+        base = self.pair.base.model
+        with torch.inference_mode(False), frozen(base):
+            inputs = _own(left_padded(inputs))
+            features = visual_features(base, inputs)
+            if features is None:
+                raise ValueError("these prompts have no visual tokens, so there are no targets")
+            window = _Window.of(inputs, self.pair.base, features, self.config)
+            return self._base_pass(inputs, features, window, seeds)
+
+    def _targets(
+        self,
+        inputs: dict[str, Tensor],
+        features: VisualFeatures,
+        window: "_Window",
+        seeds: Sequence[int] | None,
+    ) -> ReplayTargets:
+        """Return the targets, with the base's own features unless the towers are equal."""
+        if not self.pair.shared_vision:
+            own = visual_features(self.pair.base.model, inputs)
+            assert own is not None
+            features = own
+        return self._base_pass(inputs, features, window, seeds)
+
+    def _base_pass(
+        self,
+        inputs: dict[str, Tensor],
+        features: VisualFeatures,
+        window: "_Window",
+        seeds: Sequence[int] | None,
+    ) -> ReplayTargets:
+        call = window.cut(decoder_call(self.pair.base, inputs, features), len(self._run_layers))
+        return base_targets(
+            call,
+            window.candidates,
+            self.layers,
+            self.config,
+            seeds=self.seeds(inputs) if seeds is None else seeds,
+            prompt=prompt_of(inputs["input_ids"], _mask(inputs)),
+        )
+
+    def seeds(self, inputs: Inputs) -> list[int]:
+        """Return one seed per sample, from ``config.seed`` and the prompt's own tokens."""
+        rows = zip(inputs["input_ids"], _mask(inputs).bool(), strict=True)
+        return [int(digest([row[kept]]), 16) // 2 + self.config.seed for row, kept in rows]
+
+    def decode(self, inputs: Inputs, result: ReplayResult, **generation: Any) -> Any:
+        """Return what the policy's own ``generate`` returns for the prompts with x in place.
+
+        ``generation`` is passed on: greedy, sampled, beams, ``num_return_sequences`` …
+        """
+        inputs = _left_padded_if_visual(inputs, result)
+        model: Any = self.pair.policy.model
+        return model.generate(**self._arguments(inputs, result), **generation)
+
+    def score(self, inputs: Inputs, result: ReplayResult, continuation: Tensor) -> Tensor:
+        """Return the policy's log-probabilities (batch, t) of given tokens, with x in place.
+
+        ``continuation`` (batch, t) are the ids that follow the prompt. In nats, float32.
+        """
+        inputs = dict(_left_padded_if_visual(inputs, result))
+        prompt = inputs["input_ids"]
+        for name, tail in {
+            "input_ids": continuation,
+            "attention_mask": torch.ones_like(continuation),
+            "mm_token_type_ids": torch.zeros_like(continuation),
+        }.items():
+            if name in inputs:
+                inputs[name] = torch.cat([inputs[name], tail.to(inputs[name])], dim=1)
+        model = self.pair.policy.model
+        with torch.no_grad(), frozen(model):
+            logits = model(**self._arguments(inputs, result), use_cache=False).logits
+        ours = logits[:, prompt.shape[1] - 1 : -1].float().log_softmax(-1)
+        return ours.gather(-1, continuation.to(ours.device).unsqueeze(-1)).squeeze(-1)
+
+    def _arguments(self, inputs: Inputs, result: ReplayResult) -> dict[str, Any]:
+        """Return the forward's arguments with x added to the visual features."""
+        if result.features is None or result.delta is None:
+            return dict(inputs)
+        text: dict[str, Any] = without_pixels(self.pair.policy.model, inputs)
+        return {**text, "mm_encoder_outputs": result.features.plus(result.delta)}
+
+    def generate(self, **arguments: Any) -> Any:
+        """Answer as ``model.generate`` does, after optimising the visual tokens.
+
+        ``arguments`` are the processor's output and any generation options, mixed, as transformers
+        takes them. ``method=none`` and ``base`` call that model's own ``generate`` unchanged.
+        """
+        if self.config.method != "replay":
+            answering = self.pair.base if self.config.method == "base" else self.pair.policy
+            model: Any = answering.model
+            return model.generate(**arguments)
+        inputs, generation = split_arguments(self.pair.policy, arguments)
+        return self.decode(inputs, self.optimise(inputs), **generation)
+
+    def records(
+        self,
+        result: ReplayResult,
+        *,
+        decode_seconds: float = 0.0,
+        answers: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[ReplayRecord]:
+        """Return one record per sample; ``answers`` are further fields of the schema for each."""
+        batch = len(result.samples)
+        shared = Seconds(
+            base=result.seconds.base / batch,
+            loop=result.seconds.loop / batch,
+            decode=decode_seconds / batch,
+        )
+        more = [{}] * batch if answers is None else answers
+        return [
+            make_record(
+                self.pair,
+                self.config,
+                sample,
+                seconds=shared,
+                batch_size=batch,
+                peak_memory_mb=result.peak_memory_mb,
+                error=result.error,
+                **fields,
+            )
+            for sample, fields in zip(result.samples, more, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The columns of the prompts that the loop runs: from the first to the last candidate."""
+
+    start: int
+    stop: int
+    visual: Tensor
+    candidates: Candidates
+
+    @classmethod
+    def of(
+        cls,
+        inputs: Inputs,
+        anatomy: Anatomy,
+        features: VisualFeatures,
+        config: ReplayConfig,
+    ) -> "_Window":
+        masks = placeholder_masks(anatomy.model, inputs["input_ids"])
+        visual = torch.stack([masks[modality] for modality in features.outputs]).any(0)
+        candidate = visual if config.positions == "visual" else _mask(inputs).bool()
+        row, column = torch.nonzero(candidate, as_tuple=True)
+        columns = torch.nonzero(candidate.any(0)).squeeze(-1)
+        return cls(
+            int(columns[0]),
+            int(columns[-1]) + 1,
+            visual,
+            Candidates(row, column, visual.sum(1)),
+        )
+
+    def cut(self, call: DecoderCall, layers: int) -> DecoderCall:
+        return call.window(self.start, self.stop, layers)
+
+
+def split_arguments(
+    anatomy: Anatomy, arguments: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split what ``generate`` takes into the processor's tensors and the generation options."""
+    forward = inspect.signature(anatomy.model.forward).parameters
+    inputs = {k: v for k, v in arguments.items() if k in forward and isinstance(v, Tensor)}
+    return inputs, {k: v for k, v in arguments.items() if k not in inputs}
+
+
+def left_padded(inputs: Inputs) -> dict[str, Tensor]:
+    """Return the batch with every row's padding moved to its left; pixels are untouched."""
+    mask = _mask(inputs)
+    lengths = mask.sum(1)
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    ends = torch.where(mask.bool(), columns, -1).amax(1) + 1
+    shift = mask.shape[1] - ends
+    if not shift.any():
+        return dict(inputs)
+    if not torch.equal(
+        mask.bool(), (columns < ends[:, None]) & (columns >= (ends - lengths)[:, None])
+    ):
+        raise ValueError("the attention mask has holes; prompts must be padded on one side only")
+    source = (columns[None] - shift[:, None]) % mask.shape[1]
+    moved = {}
+    for name, value in inputs.items():
+        aligned = value.ndim == 2 and value.shape == mask.shape and not value.is_floating_point()
+        moved[name] = value.gather(1, source) if aligned else value
+    return moved
+
+
+def _left_padded_if_visual(inputs: Inputs, result: ReplayResult) -> Inputs:
+    return inputs if result.samples[0].outcome is Outcome.OFF else left_padded(inputs)
+
+
+def _mask(inputs: Inputs) -> Tensor:
+    mask = inputs.get("attention_mask")
+    return torch.ones_like(inputs["input_ids"]) if mask is None else mask
+
+
+def _own(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors that autograd may save, whatever mode they were made in."""
+    return {k: v.clone() if v.is_inference() else v for k, v in inputs.items()}
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> float | None:
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None

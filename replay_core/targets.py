@@ -1,0 +1,201 @@
+"""What one pass of the base leaves behind: which activations to match, and to what."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from replay_core.activations import DecoderCall
+from replay_core.config import ReplayConfig
+from replay_core.errors import UsageError
+from replay_core.lens import Lens, entropy
+from replay_core.selection import select
+
+_FORMAT = "activation-replay targets 1"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The prompt positions that the mask may select, over a batch of ``samples``.
+
+    ``row`` and ``column`` (n,) index the padded prompts, sample by sample; ``visual`` (samples,) is
+    N, each sample's number of visual tokens.
+    """
+
+    row: Tensor
+    column: Tensor
+    visual: Tensor
+
+    @property
+    def samples(self) -> int:
+        """The batch size."""
+        return len(self.visual)
+
+    def of(self, hidden: Tensor, call: DecoderCall) -> Tensor:
+        """Return (n, hidden): the candidates among ``hidden`` (batch, tokens, hidden) of a call."""
+        return hidden[self.row, self.column - call.start]
+
+
+@dataclass(frozen=True)
+class LayerTarget:
+    """The base's reading of one layer at the selected candidates.
+
+    ``index`` (m,) points into the candidates; ``log_probs`` (m, k) are normalised over ``ids``
+    (m, k), or over the whole vocabulary where ``ids`` is None.
+    """
+
+    index: Tensor
+    log_probs: Tensor
+    ids: Tensor | None
+
+
+@dataclass(frozen=True)
+class ReplayTargets:
+    """Masks and target distributions of a batch; all that replay needs of the base.
+
+    ``layers``: layer → target, layers with an empty mask left out. ``entropies``: layer → the
+    base's entropies in nats at all candidates (n,). ``prompt`` identifies the batch they were made
+    for, ``settings`` the options that they depend on.
+    """
+
+    layers: dict[int, LayerTarget]
+    entropies: dict[int, Tensor]
+    prompt: str
+    settings: str
+
+    def save(self, path: str | Path) -> None:
+        """Write the targets to a safetensors file."""
+        tensors = {}
+        for layer, values in self.entropies.items():
+            tensors[f"{layer}.entropies"] = values.contiguous()
+        for layer, target in self.layers.items():
+            tensors[f"{layer}.index"] = target.index.contiguous()
+            tensors[f"{layer}.log_probs"] = target.log_probs.contiguous()
+            if target.ids is not None:
+                tensors[f"{layer}.ids"] = target.ids.contiguous()
+        notes = {"format": _FORMAT, "prompt": self.prompt, "settings": self.settings}
+        save_file(tensors, path, metadata=notes)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "ReplayTargets":
+        """Read targets back.
+
+        Raises:
+            UsageError: the file holds something else.
+        """
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            notes = file.metadata() or {}
+            if notes.get("format") != _FORMAT:
+                raise UsageError(
+                    f"{path} holds {notes.get('format', 'no replay targets')!r}, not {_FORMAT!r}"
+                )
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        entropies, layers = {}, {}
+        for key in sorted(tensors, key=lambda key: int(key.split(".")[0])):
+            layer, part = key.split(".")
+            if part == "entropies":
+                entropies[int(layer)] = tensors[key]
+            elif part == "index":
+                layers[int(layer)] = LayerTarget(
+                    tensors[key], tensors[f"{layer}.log_probs"], tensors.get(f"{layer}.ids")
+                )
+        return cls(layers, entropies, notes["prompt"], notes["settings"])
+
+    def check(self, prompt: str, settings: str) -> None:
+        """Raise UsageError unless these targets were made for this batch with these settings."""
+        if self.prompt != prompt:
+            raise UsageError(
+                f"these targets were made for other prompts ({self.prompt}, not {prompt})"
+            )
+        if self.settings != settings:
+            raise UsageError(
+                f"these targets were made with {self.settings}; this run asks for {settings}"
+            )
+
+
+def base_targets(
+    call: DecoderCall,
+    candidates: Candidates,
+    layers: Sequence[int],
+    config: ReplayConfig,
+    *,
+    seeds: Sequence[int],
+    prompt: str,
+) -> ReplayTargets:
+    """Run the base once, through the layers that are matched, and keep what replay needs.
+
+    ``call`` is the base's decoder call on the columns that hold the candidates; ``seeds``, one per
+    sample, draw the positions of ``select=random``. Entropies are over the whole vocabulary.
+    The target logits are read again through :meth:`Lens.logits_at`, as the policy's will be, so
+    that equal activations give a divergence of exactly 0.
+    """
+    lens = Lens(call.anatomy, arithmetic(config, call.anatomy.model.dtype))
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    with torch.no_grad():
+        states = call.activations(layers, where="after")
+        entropies, targets = {}, {}
+        for layer in layers:
+            hidden = candidates.of(states.pop(layer), call)
+            entropies[layer], top = _read(lens, hidden, config)
+            chosen = select(
+                entropies[layer],
+                candidates.row,
+                candidates.samples,
+                how=config.select,
+                threshold=config.threshold,
+                generators=generators,
+            )
+            index = torch.nonzero(chosen).squeeze(-1)
+            if len(index) > 0:
+                ids = None if top is None else top[index]
+                logits = (
+                    lens.logits(hidden[index])
+                    if ids is None
+                    else lens.logits_at(hidden[index], ids)
+                )
+                targets[layer] = LayerTarget(index, torch.log_softmax(logits, -1), ids)
+    return ReplayTargets(targets, entropies, prompt, settings_of(config, layers))
+
+
+def _read(lens: Lens, hidden: Tensor, config: ReplayConfig) -> tuple[Tensor, Tensor | None]:
+    """Return the entropies (n,) and, for a top-k support, the base's top ids (n, k)."""
+    entropies, ids = [], []
+    for _, logits in lens.chunks(hidden):
+        entropies.append(entropy(logits))
+        if config.top_k != "full":
+            ids.append(logits.topk(min(config.top_k, logits.shape[-1]), dim=-1).indices)
+    return torch.cat(entropies), torch.cat(ids) if ids else None
+
+
+def arithmetic(config: ReplayConfig, model_dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of lens, softmax, KL and x: float32, or the model's own in `reference`."""
+    return model_dtype if config.boundary == "reference" else torch.float32
+
+
+def settings_of(config: ReplayConfig, layers: Sequence[int]) -> str:
+    """Return, as JSON, the settings that targets depend on."""
+    used = config.model_dump(
+        include={"select", "boundary", "top_k", "positions", "threshold", "seed"}
+    )
+    return json.dumps({**used, "layers": list(layers)}, sort_keys=True)
+
+
+def prompt_of(input_ids: Tensor, attention_mask: Tensor) -> str:
+    """Return 16 hexadecimal digits for a batch of prompts, whatever its padding."""
+    rows = [row[kept.bool()] for row, kept in zip(input_ids, attention_mask, strict=True)]
+    return digest(rows)
+
+
+def digest(rows: Sequence[Tensor]) -> str:
+    """Return 16 hexadecimal digits that change with any of the integer tensors."""
+    state = hashlib.sha256()
+    for row in rows:
+        state.update(len(row).to_bytes(8, "little"))
+        state.update(row.to("cpu", torch.int64).numpy().tobytes())
+    return state.hexdigest()[:16]
