@@ -11,6 +11,7 @@ Method = Literal["replay", "none", "base"]
 Select = Literal["low", "high", "all", "random"]
 Boundary = Literal["aligned", "reference"]
 Positions = Literal["visual", "input"]
+Index = Annotated[int, Field(ge=0)]
 
 
 class ReplayConfig(BaseModel):
@@ -26,52 +27,53 @@ class ReplayConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Method = "replay"
+    method: Method = Field("replay", description="replay, none or base")
     """``replay``; ``none``: the policy alone; ``base``: the base alone."""
 
-    select: Select = "low"
+    select: Select = Field("low", description="low, high, all or random")
     """Which activations are matched: the base's low-entropy ones (the paper's mask), the
     complement, all, or as many as ``low`` at random."""
 
-    boundary: Boundary = "aligned"
+    boundary: Boundary = Field("aligned", description="aligned or reference")
     """``aligned``: base after layer l against policy after layer l, in float32. ``reference``: the
     release's reading, base after layer l against policy before layer l, in the model's dtype."""
 
-    top_k: Annotated[int, Field(ge=2)] | Literal["full"] = 50
+    top_k: Annotated[int, Field(ge=2)] | Literal["full"] = Field(
+        50, description="a whole number from 2 on, or full"
+    )
     """Support of the KL: the base's k most probable ids, renormalised, or the whole vocabulary."""
 
-    positions: Positions = "visual"
+    positions: Positions = Field("visual", description="visual or input")
     """Candidates of the mask: the visual tokens, or all tokens of the prompt."""
 
-    layers: Literal["auto"] | Annotated[int, Field(ge=1)] | tuple[int, ...] = "auto"
+    layers: Literal["auto"] | Annotated[int, Field(ge=1)] | tuple[Index, ...] = Field(
+        "auto", description="auto, a number of layers from 1 on, or distinct indices as in [0,1,2]"
+    )
     """``auto``: the first 4/7 of the decoder; n: its first n layers; or the indices themselves."""
 
-    threshold: float = Field(0.4, gt=0, le=1)
+    threshold: float = Field(0.4, gt=0, le=1, description="a number above 0, at most 1")
     """γ: an activation is low-entropy when its base entropy is at most γ times the sample's largest
     at that layer."""
 
-    step_size: float = Field(10.0, gt=0, allow_inf_nan=False)
+    step_size: float = Field(10.0, gt=0, allow_inf_nan=False, description="a finite number above 0")
     """α of the plain gradient descent on x."""
 
-    steps: int = Field(25, ge=0)
+    steps: int = Field(25, ge=0, description="a whole number from 0 on")
     """Gradient steps; 0 runs the whole path with x = 0."""
 
-    keep: Literal["last", "best"] = "last"
+    keep: Literal["last", "best"] = Field("last", description="last or best")
     """Which iterate of x is used: the last one, as published, or the one of the lowest loss."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="a whole number from 0 on")
     """Seed of ``select=random`` and of sampled answers."""
 
-    strict: bool = False
+    strict: bool = Field(False, description="true or false")
     """Raise what goes wrong inside one sample instead of answering it un-steered."""
 
     @model_validator(mode="after")
     def _layers_are_distinct(self) -> "ReplayConfig":
-        if isinstance(self.layers, tuple):
-            if not self.layers:
-                raise ValueError("the list of layers is empty; give 'auto', a number or indices")
-            if len(set(self.layers)) != len(self.layers) or min(self.layers) < 0:
-                raise ValueError(f"layers {list(self.layers)} must be distinct and not negative")
+        if isinstance(self.layers, tuple) and not 0 < len(set(self.layers)) == len(self.layers):
+            raise ValueError(f"layers={_shown(self.layers)} must be distinct indices, at least one")
         return self
 
     def layer_indices(self, n_layers: int) -> tuple[int, ...]:
@@ -105,21 +107,28 @@ class ReplayConfig(BaseModel):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
 
-def sentence(error: ValidationError, prefix: str = "") -> str:
-    """Return a pydantic error as one sentence that quotes what was given and what is allowed.
+def sentence(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """Return why ``model`` refused its input: one sentence, with what was given and is allowed.
 
-    ``prefix`` stands before each field's name, as the user typed it (``replay_`` in a harness).
+    What is allowed is the field's ``description``. ``prefix`` stands before each field's name, as
+    the user typed it (``replay_`` in a harness).
     """
-    parts: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for detail in error.errors():
         name = str(detail["loc"][0]) if detail["loc"] else ""
-        reason = detail["msg"].removeprefix("Value error, ")
-        given = f"{prefix}{name}={_shown(detail['input'])} is not allowed: " if name else ""
-        if name in parts:  # a union reports one line per member
-            parts[name] += f", or {reason[0].lower()}{reason[1:]}"
+        field = model.model_fields.get(name)
+        if detail["type"] == "missing":
+            reason = f"{prefix}{name} is missing"
+        elif detail["type"] == "extra_forbidden":
+            reason = f"{prefix}{name} is not known (allowed: {', '.join(model.model_fields)})"
+        elif field is None or field.description is None:
+            given = f"{prefix}{name}={_shown(detail['input'])}: " if name else ""
+            reason = given + detail["msg"].removeprefix("Value error, ")
         else:
-            parts[name] = given + reason[0].lower() + reason[1:]
-    return "; ".join(parts.values())
+            given = f"{prefix}{name}={_shown(detail['input'])}"
+            reason = f"{given} is not allowed (allowed: {field.description})"
+        reasons.setdefault(name, reason)  # a union reports a line per member
+    return "; ".join(reasons.values())
 
 
 def _shown(value: object) -> str:

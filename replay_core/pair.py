@@ -43,7 +43,14 @@ def make_pair(policy: PreTrainedModel, base: PreTrainedModel, *, name: str = "")
     ours, theirs = anatomy_of(policy), anatomy_of(base)
     for anatomy in {id(part.model): part for part in (ours, theirs)}.values():
         check_doors(anatomy)
-    return Pair(ours, theirs, _equal_vision(policy, base), name or _named(policy))
+    return Pair(
+        ours,
+        theirs,
+        _equal_vision(policy, base),
+        name or _named(policy),
+        revision_of(policy),
+        revision_of(base),
+    )
 
 
 def check_configs(
@@ -135,14 +142,7 @@ def load_pair(
     pair = make_pair(ours, theirs, name=name)
     if base_layers is not None:
         del pair.base.layers[base_layers:]
-    return Pair(
-        pair.policy,
-        pair.base,
-        pair.shared_vision,
-        pair.name,
-        revision_of(ours),
-        revision_of(theirs),
-    )
+    return pair
 
 
 def revision_of(model: PreTrainedModel) -> str:

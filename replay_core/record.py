@@ -1,11 +1,13 @@
 """What is known of one sample, in the one schema that every log, study and report uses."""
 
+from collections.abc import Collection
 from importlib.metadata import version
 from typing import Any
 
 import torch
 import transformers
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from replay_core.config import ReplayConfig
 from replay_core.pair import Pair
@@ -62,6 +64,22 @@ class ReplayRecord(BaseModel):
     seed: int | None = None
     error: str | None = None
     """What went wrong, where ``outcome`` says that something did."""
+
+
+def answer_fields(
+    new_ids: Tensor, eos: Collection[int], max_new_tokens: int
+) -> list[dict[str, Any]]:
+    """Return each answer's length in tokens (without the end token) and why it ended.
+
+    ``new_ids`` (batch, t) are what ``generate`` returned behind the prompts.
+    """
+    fields: list[dict[str, Any]] = []
+    for row in new_ids.tolist():
+        length = next((i for i, token in enumerate(row) if token in eos), len(row))
+        cut = length >= max_new_tokens
+        reason = "length" if cut else "stop"
+        fields.append({"new_tokens": length, "finish_reason": reason, "truncated": cut})
+    return fields
 
 
 def library_versions() -> dict[str, str]:

@@ -22,11 +22,11 @@ from replay_core.config import ReplayConfig
 from replay_core.pair import Pair, frozen
 from replay_core.record import ReplayRecord, Seconds, make_record
 from replay_core.replay import Outcome, ReplayProblem, SampleReplay, descend, describe
+from replay_core.seeds import stable_seed, token_digest
 from replay_core.targets import (
     Candidates,
     ReplayTargets,
     base_targets,
-    digest,
     prompt_of,
     settings_of,
 )
@@ -194,7 +194,7 @@ class Steered:
     def seeds(self, inputs: Inputs) -> list[int]:
         """Return one seed per sample, from ``config.seed`` and the prompt's own tokens."""
         rows = zip(inputs["input_ids"], _mask(inputs).bool(), strict=True)
-        return [int(digest([row[kept]]), 16) // 2 + self.config.seed for row, kept in rows]
+        return [stable_seed(self.config.seed, token_digest(row[kept])) for row, kept in rows]
 
     def decode(self, inputs: Inputs, result: ReplayResult, **generation: Any) -> Any:
         """Return what the policy's own ``generate`` returns for the prompts with x in place.

@@ -1,6 +1,5 @@
 """What one pass of the base leaves behind: which activations to match, and to what."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from replay_core.activations import DecoderCall
 from replay_core.config import ReplayConfig
 from replay_core.errors import UsageError
 from replay_core.lens import Lens, entropy
+from replay_core.seeds import token_digest
 from replay_core.selection import select
 
 _FORMAT = "activation-replay targets 1"
@@ -188,14 +188,5 @@ def settings_of(config: ReplayConfig, layers: Sequence[int]) -> str:
 
 def prompt_of(input_ids: Tensor, attention_mask: Tensor) -> str:
     """Return 16 hexadecimal digits for a batch of prompts, whatever its padding."""
-    rows = [row[kept.bool()] for row, kept in zip(input_ids, attention_mask, strict=True)]
-    return digest(rows)
-
-
-def digest(rows: Sequence[Tensor]) -> str:
-    """Return 16 hexadecimal digits that change with any of the integer tensors."""
-    state = hashlib.sha256()
-    for row in rows:
-        state.update(len(row).to_bytes(8, "little"))
-        state.update(row.to("cpu", torch.int64).numpy().tobytes())
-    return state.hexdigest()[:16]
+    rows = zip(input_ids, attention_mask, strict=True)
+    return token_digest(*(row[kept.bool()] for row, kept in rows))

@@ -1,0 +1,1 @@
+"""Activation Replay inside evaluation harnesses: thin adapters around :mod:`replay_core`."""

@@ -1,0 +1,77 @@
+"""The records of a run: kept by document while it goes, and summed up at its end."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from statistics import fmean
+from typing import Any
+
+from loguru import logger
+
+from replay_core import Outcome, ReplayRecord
+
+STEERED = {Outcome.APPLIED.value, Outcome.OFF.value}
+
+
+class RecordBook:
+    """Records by (task, document), in the order of repeats and rounds."""
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[str, Any], list[ReplayRecord]] = defaultdict(list)
+
+    def add(self, task: str, document: Any, record: ReplayRecord) -> None:
+        """Keep one record."""
+        self._records[task, document].append(record)
+
+    def of(self, task: str, document: Any) -> list[dict[str, Any]]:
+        """Return a document's records as plain data; empty for an answer from a cache."""
+        return [
+            record.model_dump(mode="json") for record in self._records.get((task, document), ())
+        ]
+
+    def all(self) -> list[ReplayRecord]:
+        """Return every record."""
+        return [record for records in self._records.values() for record in records]
+
+
+def totals(records: Iterable[Mapping[str, Any] | ReplayRecord]) -> dict[str, Any]:
+    """Return what a run's records add up to: counts of outcomes, mean losses, seconds, cut answers.
+
+    Losses are means over the ``applied`` samples, in nats; seconds are per sample.
+    """
+    rows = [
+        row.model_dump(mode="json") if isinstance(row, ReplayRecord) else row for row in records
+    ]
+    applied = [row for row in rows if row["outcome"] == Outcome.APPLIED.value]
+    finished = [row["truncated"] for row in rows if row["truncated"] is not None]
+    return {
+        "n": len(rows),
+        "outcomes": dict(Counter(str(row["outcome"]) for row in rows)),
+        "loss_before": _mean(row["loss_before"] for row in applied),
+        "loss_after": _mean(row["loss_after"] for row in applied),
+        "masked_fraction": _mean(
+            share for row in rows for share in row["masked_fraction"].values()
+        ),
+        "changed_fraction": _mean(row["changed_fraction"] for row in applied),
+        "seconds_per_sample": {
+            part: _mean(row["seconds"][part] for row in rows) for part in ("base", "loop", "decode")
+        },
+        "new_tokens": _mean(row["new_tokens"] for row in rows if row["new_tokens"] is not None),
+        "truncated": _mean(float(cut) for cut in finished),
+    }
+
+
+def report(summary: Mapping[str, Any]) -> None:
+    """Log the totals in two lines; a warning when some samples were answered un-steered."""
+    outcomes = ", ".join(f"{name} {count}" for name, count in sorted(summary["outcomes"].items()))
+    other = sum(n for name, n in summary["outcomes"].items() if name not in STEERED)
+    (logger.warning if other else logger.info)(f"replay: {summary['n']} answers: {outcomes}")
+    if summary["loss_before"] is not None:
+        logger.info(
+            f"replay: masked KL {summary['loss_before']:.4g} → {summary['loss_after']:.4g} nats, "
+            "mean of the samples it was applied to"
+        )
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    collected = list(values)
+    return fmean(collected) if collected else None

@@ -1,0 +1,32 @@
+"""The lmms-eval plugin: its entry point, which imports neither torch nor the harness by itself."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+_MODELS = "replay_adapters.lmms_eval.models"
+
+# Model name → (chat class, simple class).
+MODEL_NAMES = {
+    "qwen2_vl_replay": ("Qwen2VLReplay", "Qwen2VLReplaySimple"),
+    "qwen2_5_vl_replay": ("Qwen25VLReplay", "Qwen25VLReplaySimple"),
+}
+
+
+def manifests() -> "list[ModelManifest]":
+    """Return our models for lmms-eval's registry, and make our tasks known to its task manager."""
+    from lmms_eval.models.registry_v2 import ModelManifest
+    from lmms_eval.tasks import TaskManager
+
+    from replay_adapters.lmms_eval.patches import find_plugin_tasks
+
+    find_plugin_tasks(TaskManager)
+    return [
+        ModelManifest(
+            model_id=name,
+            chat_class_path=f"{_MODELS}.{chat}",
+            simple_class_path=f"{_MODELS}.{simple}",
+        )
+        for name, (chat, simple) in MODEL_NAMES.items()
+    ]

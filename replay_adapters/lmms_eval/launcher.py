@@ -1,0 +1,113 @@
+"""The ``lmms_eval`` command: lmms-eval's own command line, whose exit code tells what happened.
+
+Upstream ends with 0 when an evaluation failed, and has a script ``lmms-eval`` only.
+"""
+
+import argparse
+import functools
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from replay_adapters.lmms_eval import MODEL_NAMES
+
+BAD_INPUT, FAILED = 2, 1
+
+
+def main() -> None:
+    """Run lmms-eval's command line on ``sys.argv``; exit with 2 on bad input, 1 on a failure."""
+    _check_versions()
+    from replay_core import UsageError
+
+    try:
+        _check_early(sys.argv[1:])
+    except UsageError as error:
+        _refuse(error)
+    import lmms_eval.__main__ as harness
+    from lmms_eval.cli import dispatch
+
+    failures: list[str] = []
+    harness.cli_evaluate_single = _noting(harness.cli_evaluate_single, failures)
+    dispatch.main()
+    if failures:
+        print(f"lmms_eval: failed: {'; '.join(failures)}", file=sys.stderr)
+        sys.exit(FAILED)
+
+
+def _check_versions() -> None:
+    """Say in one sentence when transformers is older than the doors we use."""
+    from importlib.metadata import version
+
+    from packaging.version import Version
+
+    found, needed = version("transformers"), "5.18"
+    if Version(found) < Version(needed):
+        _refuse(
+            f"transformers {found} is installed, but {needed} or newer is needed; make a fresh "
+            "environment with: python -m venv .venv && .venv/bin/pip install "
+            "'activation-replay[lmms-eval]'"
+        )
+
+
+def _check_early(argv: list[str]) -> None:
+    """Check our options, pair and checkpoints before the harness and any weights are loaded."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--model", "--model_args", "--tasks"):
+        parser.add_argument(name, default="")
+    asked, _ = parser.parse_known_args(argv)
+    if asked.model not in MODEL_NAMES:
+        return
+    from lmms_eval.utils import simple_parse_args_string
+
+    from replay_adapters.options import check_checkpoints, resolve
+    from replay_core import UsageError
+
+    try:
+        arguments = simple_parse_args_string(asked.model_args)
+    except ValueError as error:
+        raise UsageError(
+            f"--model_args {asked.model_args} is not a list of name=value pairs with commas between"
+        ) from error
+    settings = resolve(arguments)
+    settings.check_tasks(task for task in asked.tasks.split(",") if task)
+    check_checkpoints(settings)
+
+
+def _noting(evaluate: Any, failures: list[str]) -> Any:
+    """Return ``cli_evaluate_single`` with its failures noted, which upstream only prints."""
+
+    @functools.wraps(evaluate)
+    def noting(args: Any) -> Any:
+        from replay_core import UsageError
+
+        started = time.time()
+        if args.tasks is None:
+            _refuse("--tasks is missing; `lmms_eval --tasks list` shows what there is")
+        try:
+            outcome = evaluate(args)
+        except UsageError as error:
+            _refuse(error)
+        except Exception as error:
+            failures.append(f"{type(error).__name__}: {error}")
+            raise
+        if outcome[0] is not None and args.output_path and not _written(args.output_path, started):
+            failures.append(f"no results file was written below {args.output_path}")
+        return outcome
+
+    return noting
+
+
+def _written(output_path: str, since: float) -> bool:
+    """Return whether a results file younger than ``since`` stands below the output path."""
+    found = Path(output_path).rglob("*_results.json")
+    return any(path.stat().st_mtime >= since - 1 for path in found)
+
+
+def _refuse(reason: object) -> None:
+    print(f"lmms_eval: {reason}", file=sys.stderr)
+    sys.exit(BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The replaying model classes: lmms-eval's own, with :class:`ReplayMixin` in front."""
+
+from typing import Any
+
+from lmms_eval.models.chat.qwen2_5_vl import Qwen2_5_VL as Qwen25VLChat
+from lmms_eval.models.simple.qwen2_5_vl import Qwen2_5_VL as Qwen25VLSimple
+from lmms_eval.models.simple.qwen2_vl import Qwen2_VL as Qwen2VLSimple
+from lmms_eval.utils import simple_parse_args_string
+from loguru import logger
+
+from replay_adapters.lmms_eval.mixin import ReplayMixin
+from replay_adapters.options import check_checkpoints, resolve
+from replay_core import UsageError
+
+
+class Qwen25VLReplay(ReplayMixin, Qwen25VLChat):
+    """Qwen2.5-VL through the harness's chat class."""
+
+    is_simple = False
+    parent_name, model_type, default_dtype = "qwen2_5_vl", "qwen2_5_vl", "bfloat16"
+
+
+class Qwen25VLReplaySimple(ReplayMixin, Qwen25VLSimple):
+    """Qwen2.5-VL through the harness's simple class (``--force_simple``)."""
+
+    parent_name, model_type, default_dtype = "qwen2_5_vl", "qwen2_5_vl", "bfloat16"
+
+
+class Qwen2VLOnlyReplay(ReplayMixin, Qwen2VLSimple):
+    """Qwen2-VL, for which the harness has a simple class only."""
+
+    parent_name, model_type = "qwen2_vl", "qwen2_vl"
+
+
+class _ByArchitecture:
+    """Builds the class that fits the checkpoint's architecture, and says which."""
+
+    kinds: dict[str, type]
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> Any:
+        """Return a model for lmms-eval's ``--model_args`` and command-line settings."""
+        settings = resolve({**simple_parse_args_string(arg_string), **_given(additional_config)})
+        model_type = check_checkpoints(settings).model_type
+        if model_type not in cls.kinds:
+            raise UsageError(
+                f"{settings.pair.policy} is a {model_type} checkpoint, which this --model name "
+                f"does not take (allowed: {', '.join(cls.kinds)})"
+            )
+        kind = cls.kinds[model_type]
+        form = "simple" if kind.is_simple else "chat"  # type: ignore[attr-defined]
+        logger.info(f"replay: {model_type} checkpoint, answered by lmms-eval's {form} class")
+        return kind.create_from_arg_string(arg_string, additional_config)  # type: ignore[attr-defined]
+
+
+class Qwen2VLReplay(_ByArchitecture, Qwen25VLChat):
+    """``qwen2_vl_replay``: chat class for Qwen2.5-VL, simple class for Qwen2-VL."""
+
+    is_simple = False
+    kinds = {"qwen2_5_vl": Qwen25VLReplay, "qwen2_vl": Qwen2VLOnlyReplay}  # noqa: RUF012
+
+
+class Qwen2VLReplaySimple(_ByArchitecture, Qwen2VLSimple):
+    """``qwen2_vl_replay --force_simple``."""
+
+    kinds = {"qwen2_5_vl": Qwen25VLReplaySimple, "qwen2_vl": Qwen2VLOnlyReplay}  # noqa: RUF012
+
+
+def _given(additional: dict[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (additional or {}).items() if value is not None}

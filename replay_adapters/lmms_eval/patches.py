@@ -1,0 +1,172 @@
+"""What lmms-eval 0.7.3 has no door for: one small named function each.
+
+Every patch passes through unless one of our models is being evaluated. A test names the patched
+symbol when upstream changes it.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from replay_adapters.lmms_eval import MODEL_NAMES
+from replay_adapters.resources import resource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from replay_adapters.lmms_eval.mixin import ReplayMixin
+
+_MARK = "_activation_replay"
+_current: "ReplayMixin | None" = None
+
+
+def install(model: "ReplayMixin") -> None:
+    """Apply what must be in place between a model's construction and its evaluation."""
+    global _current
+    _current = model
+    read_parent_prompts()
+    separate_cached_answers()
+    write_records()
+
+
+def find_plugin_tasks(task_manager: type) -> None:
+    """Let ``--tasks`` find our tasks without ``--include_path``.
+
+    Upstream has an entry point for models but none for tasks. To be dropped when it has one.
+    """
+
+    def wrap(original: Any) -> Any:
+        @functools.wraps(original)
+        def initialize_tasks(
+            self: Any, include_path: Any = None, include_defaults: bool = True
+        ) -> Any:
+            paths = [include_path] if isinstance(include_path, str) else list(include_path or [])
+            return original(self, [*paths, str(resource("tasks"))], include_defaults)
+
+        return initialize_tasks
+
+    _once(task_manager, "initialize_tasks", wrap)
+
+
+def read_parent_prompts() -> None:
+    """Let a replay name read the prompts and settings that tasks keep for its parent's name.
+
+    Tasks key ``lmms_eval_specific_kwargs`` and the like by model name, so a replay name would
+    silently get the default prompt. To be dropped when a manifest can name a parent.
+    """
+    from lmms_eval.api.task import ConfigurableTask
+
+    tables = (
+        "lmms_eval_specific_kwargs",
+        "model_specific_target_kwargs",
+        "model_specific_generation_kwargs",
+    )
+
+    def wrap(original: Any) -> Any:
+        @functools.wraps(original)
+        def prepare(self: Any) -> None:
+            named = [getattr(self.config, table) or {} for table in tables]
+            own = any(self.model_name in table for table in named)
+            if _current is not None and self.model_name in MODEL_NAMES and not own:
+                self.model_name = _current.parent_name
+            original(self)
+
+        return prepare
+
+    _once(ConfigurableTask, "_prepare_model_specific_config", wrap)
+
+
+def separate_cached_answers() -> None:
+    """Make our settings, weights and versions part of the key of ``--use_cache``.
+
+    Upstream keys an answer by the text of the model arguments: an edited pair file, new weights
+    behind an old path or another plugin version would be served old answers.
+    """
+    from lmms_eval.caching.response_cache import ResponseCache
+
+    def wrap(original: Any) -> Any:
+        @functools.wraps(original)
+        def create(cls: type, cache_root: str, *, model: str = "", **arguments: Any) -> Any:
+            if _current is not None and model in MODEL_NAMES:
+                model = f"{model}|{_current.fingerprint()}"
+            return original(cls, cache_root, model=model, **arguments)
+
+        return create
+
+    _once(ResponseCache, "create", wrap)
+
+
+def write_records() -> None:
+    """Put records into the samples file and their totals into the results file.
+
+    Upstream logs fixed fields per sample, and per run only averages of numbers.
+    """
+    from lmms_eval import evaluator
+
+    def wrap_document(original: Any) -> Any:
+        @functools.wraps(original)
+        def process(item: Any, *, task: Any, **arguments: Any) -> Any:
+            processed = original(item, task=task, **arguments)
+            if _current is not None and processed.logged_sample is not None:
+                processed.logged_sample["replay"] = _current.book.of(task.config.task, item[0])
+            return processed
+
+        return process
+
+    def wrap_evaluate(original: Any) -> Any:
+        @functools.wraps(original)
+        def evaluate(*, lm: Any, cli_args: Any = None, **options: Any) -> Any:
+            global _current
+            _current = lm if hasattr(lm, "book") else None
+            if _current is None:
+                return original(lm=lm, cli_args=cli_args, **options)
+            _current.command_line_generation = _generation_keys(cli_args)
+            try:
+                results = original(lm=lm, cli_args=cli_args, **options)
+                summary = _current.summary()
+                if results is not None:  # only the first process has them
+                    results["replay"] = summary
+                return results
+            finally:
+                _current = None
+
+        return evaluate
+
+    _once(evaluator, "_process_document_results", wrap_document)
+    _once(evaluator, "evaluate", wrap_evaluate)
+
+
+@contextlib.contextmanager
+def already_loaded(model: "PreTrainedModel") -> Iterator[None]:
+    """Let a harness class's constructor take ``model`` instead of loading one.
+
+    Upstream's Qwen classes load the policy themselves, with a hard-coded dtype: a second copy of it
+    beside the pair's.
+    """
+    kind: Any = type(model)
+    kind.from_pretrained = classmethod(lambda cls, *args, **kwargs: model)
+    try:
+        yield
+    finally:
+        del kind.from_pretrained  # uncovers the inherited one
+
+
+def _generation_keys(cli_args: Any) -> frozenset[str]:
+    """Return the names of the generation settings that stand on the command line."""
+    from lmms_eval.utils import simple_parse_args_string
+
+    text = getattr(cli_args, "gen_kwargs", None)
+    return frozenset(simple_parse_args_string(text)) if text else frozenset()
+
+
+def _once(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
+    """Replace ``owner.name`` by ``wrap`` of it, the first time only; class methods stay such."""
+    original = vars(owner)[name]
+    bound = isinstance(original, classmethod)
+    function = original.__func__ if bound else original
+    if getattr(function, _MARK, False):
+        return
+    wrapped = wrap(function)
+    setattr(wrapped, _MARK, True)
+    setattr(owner, name, classmethod(wrapped) if bound else wrapped)

@@ -1,0 +1,182 @@
+"""From a harness's option strings to one resolved set of settings.
+
+Precedence: command line > pair file > task file > harness.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from transformers import PretrainedConfig
+
+from replay_adapters.pairs import PairFile, Protocol, read_pair
+from replay_core import ReplayConfig, UsageError
+from replay_core.config import sentence
+from replay_core.pair import check_configs, load_config
+
+PREFIX = "replay_"
+EMBEDDED_PAIR = "demo"
+PROTOCOLS = ("pair", "task")
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+_ADAPTER_OPTIONS = ("base", "protocol")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one run does, after all sources have been put together.
+
+    ``rest`` are the arguments that go on to the harness's own class.
+    """
+
+    pair: PairFile
+    config: ReplayConfig
+    protocol: Protocol
+    protocol_name: str
+    dtype: str | None
+    rest: dict[str, Any]
+
+    def check_tasks(self, tasks: Iterable[str]) -> None:
+        """Raise UsageError when the pair is not meant for one of ``tasks``."""
+        if self.pair.tasks is None:
+            return
+        for task in tasks:
+            if task not in self.pair.tasks:
+                raise UsageError(
+                    f"task {task!r} cannot be answered by the embedded pair {self.pair.name!r}, "
+                    f"which only knows {', '.join(self.pair.tasks)}; name a pair with pair=NAME "
+                    "or pretrained=POLICY,replay_base=BASE"
+                )
+
+    def summary(self) -> dict[str, Any]:
+        """Return the resolved settings as they are logged and fingerprinted."""
+        return {
+            "pair": self.pair.name,
+            "policy": self.pair.policy,
+            "base": self.pair.base,
+            "processor": self.pair.processor,
+            "config": self.config.model_dump(mode="json"),
+            "config_hash": self.config.fingerprint(),
+            "protocol": self.protocol_name,
+            "protocol_settings": self.protocol.model_dump(mode="json", exclude_none=True),
+            "dtype": self.dtype,
+            "harness_arguments": {key: str(value) for key, value in self.rest.items()},
+        }
+
+    def fingerprint(self, *more: str) -> str:
+        """Return 16 digits that change with any setting, or with what else is named."""
+        text = json.dumps([self.summary(), *more], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def resolve(arguments: Mapping[str, Any]) -> Settings:
+    """Return the settings that a harness's model arguments ask for.
+
+    Reads no weights, and of checkpoints at most their configs.
+
+    Raises:
+        UsageError: one sentence that quotes what was given and what is allowed.
+    """
+    given = {key: value for key, value in arguments.items() if value is not None}
+    options = {
+        key.removeprefix(PREFIX): given.pop(key) for key in list(given) if key.startswith(PREFIX)
+    }
+    _refuse_unknown(options)
+    base, protocol_name = options.pop("base", None), options.pop("protocol", None)
+    dtype = given.pop("dtype", None)
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(f"dtype={dtype} is not allowed (allowed: {', '.join(DTYPES)})")
+    pair = _pair(given.pop("pretrained", None), given.pop("pair", None), base, options)
+    config = _config({**pair.replay, **options})
+    if protocol_name is None:
+        protocol_name = "task" if pair.protocol == Protocol() else "pair"
+    if protocol_name not in PROTOCOLS:
+        raise UsageError(
+            f"replay_protocol={protocol_name} is not allowed (allowed: {', '.join(PROTOCOLS)})"
+        )
+    protocol = pair.protocol if protocol_name == "pair" else Protocol()
+    settings = Settings(pair, config, protocol, protocol_name, dtype, given)
+    return replace(settings, rest={**_harness_arguments(settings.protocol), **given})
+
+
+def check_checkpoints(settings: Settings) -> PretrainedConfig:
+    """Check the checkpoints' configs against each other and the options.
+
+    Returns the config of the checkpoint that answers.
+
+    Raises:
+        UsageError: a checkpoint is missing, the two are no pair, or a layer does not exist.
+    """
+    answering = settings.pair.base if settings.config.method == "base" else settings.pair.policy
+    config = load_config(answering)
+    if settings.config.method == "replay":
+        base = load_config(settings.pair.base)
+        check_configs(config, base, settings.pair.policy, settings.pair.base)
+        try:
+            settings.config.layer_indices(config.get_text_config().num_hidden_layers)
+        except UsageError as error:
+            raise UsageError(f"{PREFIX}{error}") from error
+    return config
+
+
+def _refuse_unknown(options: Mapping[str, Any]) -> None:
+    known = [*ReplayConfig.model_fields, *_ADAPTER_OPTIONS]
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+            hint = f"did you mean {PREFIX}{close[0]}? " if close else ""
+            allowed = ", ".join(PREFIX + option for option in sorted(known))
+            raise UsageError(f"{PREFIX}{name} is not an option; {hint}Options: {allowed}")
+
+
+def _pair(
+    pretrained: str | None, name: str | None, base: str | None, options: Mapping[str, Any]
+) -> PairFile:
+    """Return the pair that was named; the embedded one where nothing was."""
+    if name is None and pretrained is None:
+        if base is not None:
+            raise UsageError(
+                f"replay_base={base} needs its policy: give pretrained=POLICY, or pair=NAME"
+            )
+        return read_pair(EMBEDDED_PAIR)
+    if name is not None:
+        changes = {"policy": pretrained, "base": base}
+        wanted = {role: str(value) for role, value in changes.items() if value is not None}
+        return read_pair(str(name)).model_copy(update=wanted)
+    if base is None:
+        if options.get("method") != "none":
+            raise UsageError(
+                f"replay_base is missing: pretrained={pretrained} names only the policy; add "
+                "replay_base=BASE (the checkpoint before RLVR), or take pair=NAME, or "
+                "replay_method=none"
+            )
+        base = pretrained
+    label = Path(str(pretrained)).name
+    return PairFile(name=label, policy=str(pretrained), base=str(base))
+
+
+def _config(options: Mapping[str, Any]) -> ReplayConfig:
+    values = dict(options)
+    if isinstance(text := values.get("layers"), str) and text.startswith("["):
+        try:
+            values["layers"] = tuple(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise UsageError(
+                f"replay_layers={text} is not allowed: give auto, a number, or indices as in "
+                "replay_layers=[0,1,2]"
+            ) from error
+    try:
+        return ReplayConfig(**values)
+    except ValidationError as error:
+        raise UsageError(sentence(error, ReplayConfig, PREFIX)) from error
+
+
+def _harness_arguments(protocol: Protocol) -> dict[str, Any]:
+    """Return the protocol's settings that the harness's class takes in its constructor."""
+    names = ("min_pixels", "max_pixels", "max_num_frames")
+    values = {name: getattr(protocol, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,93 @@
+"""Pair files: which policy belongs to which base, and how the pair is meant to be run."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from replay_adapters.resources import resource
+from replay_core import UsageError
+from replay_core.config import sentence
+
+
+class Protocol(BaseModel):
+    """The prompt and the decoding that a policy was trained and published with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    system_prompt: str | None = None
+    user_suffix: str | None = None
+    """Text behind the task's own question."""
+    min_pixels: int | None = Field(None, gt=0)
+    max_pixels: int | None = Field(None, gt=0)
+    max_num_frames: int | None = Field(None, gt=0)
+    generation: dict[str, Any] = {}
+    """Generation settings, under the harness's names (``max_new_tokens``, ``temperature`` …)."""
+
+
+class PairFile(BaseModel):
+    """One file of ``configs/pairs``; a user's own file has the same form."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = ""
+    policy: str
+    """Checkpoint that answers: a hub id, or a folder (relative to this file)."""
+    base: str
+    rl_start: str | None = None
+    """The checkpoint RL began from, where it is not the base that the paper pairs it with."""
+    processor: str | None = None
+    """Where the processor is loaded from, when not from the policy."""
+    vision_frozen: bool | None = None
+    """Whether RL left the vision tower alone; only information, the weights are compared."""
+    replay: dict[str, Any] = {}
+    """Preset of the replay options, under their names without ``replay_``."""
+    protocol: Protocol = Protocol()
+    tasks: tuple[str, ...] | None = None
+    """The only tasks that the pair makes sense on; None for a general model."""
+    notes: str = ""
+    """Where each number comes from."""
+
+
+def pair_names() -> list[str]:
+    """Return the names of the shipped pairs."""
+    return sorted(path.stem for path in (resource("configs") / "pairs").glob("*.yaml"))
+
+
+def read_pair(name_or_path: str) -> PairFile:
+    """Return a shipped pair by name, or the pair in a YAML file.
+
+    Raises:
+        UsageError: there is no such pair, or the file is not a pair file.
+    """
+    shipped = resource("configs") / "pairs" / f"{name_or_path}.yaml"
+    path = shipped if shipped.is_file() else Path(name_or_path).expanduser()
+    if not path.is_file():
+        close = difflib.get_close_matches(name_or_path, pair_names(), n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UsageError(
+            f"pair={name_or_path} is neither a shipped pair nor a pair file; {hint}"
+            f"shipped pairs: {', '.join(pair_names())}"
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"pair file {path} is not YAML: {reason}") from error
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"pair file {path} holds {type(content).__name__}, not a mapping with 'policy' and "
+            "'base'"
+        )
+    try:
+        pair = PairFile(**{str(key): value for key, value in content.items()})
+    except ValidationError as error:
+        raise UsageError(f"pair file {path}: {sentence(error, PairFile)}") from error
+    beside = {"name": pair.name or path.stem}
+    for role in ("policy", "base", "processor"):
+        where = getattr(pair, role)
+        if where and (path.parent / where).is_dir():
+            beside[role] = str((path.parent / where).resolve())
+    return pair.model_copy(update=beside)

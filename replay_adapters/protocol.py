@@ -1,0 +1,82 @@
+"""A pair's own prompt and decoding, put into what a task asks for."""
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from replay_adapters.pairs import Protocol
+
+Messages = list[dict[str, Any]]
+
+
+def edit_messages(messages: Messages, protocol: Protocol) -> Messages:
+    """Return chat messages with the pair's system prompt in front and its suffix at the end.
+
+    The system prompt replaces one that the task has; the suffix stands behind the last text of the
+    last user turn. The given messages are not changed.
+    """
+    edited = [
+        {**m, "content": list(m["content"]) if isinstance(m["content"], list) else m["content"]}
+        for m in messages
+    ]
+    if protocol.system_prompt is not None:
+        edited = [message for message in edited if message["role"] != "system"]
+        system = {"type": "text", "text": protocol.system_prompt}
+        edited.insert(0, {"role": "system", "content": [system]})
+    if protocol.user_suffix is not None:
+        user = [message for message in edited if message["role"] == "user"][-1]
+        if isinstance(user["content"], str):
+            user["content"] += protocol.user_suffix
+        else:
+            last = max(i for i, part in enumerate(user["content"]) if part["type"] == "text")
+            part = user["content"][last]
+            user["content"][last] = {**part, "text": part["text"] + protocol.user_suffix}
+    return edited
+
+
+def edit_generation(
+    generation: Mapping[str, Any], protocol: Protocol, command_line: Collection[str]
+) -> dict[str, Any]:
+    """Return a task's generation settings with the pair's in front, the command line's first."""
+    ours = {k: v for k, v in protocol.generation.items() if k not in command_line}
+    return {**generation, **ours}
+
+
+def edited_arguments(
+    arguments: tuple[Any, ...], protocol: Protocol, *, chat: bool, command_line: Collection[str]
+) -> tuple[Any, ...]:
+    """Return the arguments of one of lmms-eval's requests, as the protocol wants them.
+
+    A chat class is given ``(context, doc_to_messages, generation, …)``, a simple one
+    ``(context, generation, doc_to_visual, …)``.
+    """
+    context, *rest = arguments
+    if chat:
+        doc_to_messages, generation, *tail = rest
+        asked = _asking(doc_to_messages, protocol)
+        return (context, asked, edit_generation(generation, protocol, command_line), *tail)
+    generation, *tail = rest
+    suffix = protocol.user_suffix or ""
+    return (context + suffix, edit_generation(generation, protocol, command_line), *tail)
+
+
+def edited_request(
+    request: Any, protocol: Protocol, *, chat: bool, command_line: Collection[str]
+) -> Any:
+    """Return the request itself where the protocol is empty, else an edited copy of it."""
+    if protocol == Protocol():
+        return request
+    edited = copy.copy(request)
+    edited.arguments = edited_arguments(
+        request.arguments, protocol, chat=chat, command_line=command_line
+    )
+    return edited
+
+
+def _asking(
+    doc_to_messages: Callable[..., Messages], protocol: Protocol
+) -> Callable[..., Messages]:
+    def asked(doc: Any, **arguments: Any) -> Messages:
+        return edit_messages(doc_to_messages(doc, **arguments), protocol)
+
+    return asked

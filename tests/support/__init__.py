@@ -1,0 +1,1 @@
+"""Tiny checkpoints and the independent oracle that the core is judged by."""
