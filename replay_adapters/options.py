@@ -99,7 +99,7 @@ def resolve(arguments: Mapping[str, Any]) -> Settings:
             f"replay_protocol={protocol_name} is not allowed (allowed: {', '.join(PROTOCOLS)})"
         )
     protocol = pair.protocol if protocol_name == "pair" else Protocol()
-    settings = Settings(pair, config, protocol, protocol_name, dtype, given)
+    settings = Settings(pair, config, protocol, protocol_name, dtype or pair.dtype, given)
     return replace(settings, rest={**_harness_arguments(settings.protocol), **given})
 
 

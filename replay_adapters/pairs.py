@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -42,6 +42,8 @@ class PairFile(BaseModel):
     """Where the processor is loaded from, when not from the policy."""
     vision_frozen: bool | None = None
     """Whether RL left the vision tower alone; only information, the weights are compared."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
+    """What the models are loaded in, when not in the harness's own choice."""
     replay: dict[str, Any] = {}
     """Preset of the replay options, under their names without ``replay_``."""
     protocol: Protocol = Protocol()

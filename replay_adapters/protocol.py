@@ -63,9 +63,11 @@ def edited_arguments(
 def edited_request(
     request: Any, protocol: Protocol, *, chat: bool, command_line: Collection[str]
 ) -> Any:
-    """Return the request itself where the protocol is empty, else an edited copy of it."""
-    if protocol == Protocol():
-        return request
+    """Return a copy of one of lmms-eval's requests, as the protocol wants it.
+
+    A copy also where the protocol is empty: the simple Qwen2-VL class takes ``until`` out of the
+    settings it is given, so that ``--use_cache`` would look for one key and store another.
+    """
     edited = copy.copy(request)
     edited.arguments = edited_arguments(
         request.arguments, protocol, chat=chat, command_line=command_line

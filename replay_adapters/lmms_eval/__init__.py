@@ -19,9 +19,10 @@ def manifests() -> "list[ModelManifest]":
     from lmms_eval.models.registry_v2 import ModelManifest
     from lmms_eval.tasks import TaskManager
 
-    from replay_adapters.lmms_eval.patches import find_plugin_tasks
+    from replay_adapters.lmms_eval.patches import find_plugin_tasks, mend_latex2sympy2
 
     find_plugin_tasks(TaskManager)
+    mend_latex2sympy2()
     return [
         ModelManifest(
             model_id=name,

@@ -89,13 +89,20 @@ def _noting(evaluate: Any, failures: list[str]) -> Any:
         except UsageError as error:
             _refuse(error)
         except Exception as error:
-            failures.append(f"{type(error).__name__}: {error}")
+            failures.append(_told(error))
             raise
         if outcome[0] is not None and args.output_path and not _written(args.output_path, started):
             failures.append(f"no results file was written below {args.output_path}")
         return outcome
 
     return noting
+
+
+def _told(error: BaseException) -> str:
+    """Return what an exception began with: upstream retries the scorers and wraps their errors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
 
 
 def _written(output_path: str, since: float) -> bool:

@@ -6,6 +6,9 @@ symbol when upstream changes it.
 
 import contextlib
 import functools
+import importlib
+import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +50,29 @@ def find_plugin_tasks(task_manager: type) -> None:
         return initialize_tasks
 
     _once(task_manager, "initialize_tasks", wrap)
+
+
+def mend_latex2sympy2() -> None:
+    """Give the name ``latex2sympy2`` a module that can be imported.
+
+    Beside a math-verify that works, pip installs latex2sympy2 1.5.4, whose import fails, and with
+    it the scorers of mathvision, stare and emma. ``latex2sympy2_extended``, which math-verify
+    needs anyway, has the same function. To be dropped when lmms-eval imports that one.
+    """
+    try:
+        importlib.import_module("latex2sympy2")
+    except ImportError:
+        module = types.ModuleType(
+            "latex2sympy2", "Stands in for a release that cannot be imported."
+        )
+        module.latex2sympy = _latex2sympy  # type: ignore[attr-defined]
+        sys.modules["latex2sympy2"] = module
+
+
+def _latex2sympy(*arguments: Any, **options: Any) -> Any:
+    from latex2sympy2_extended.latex2sympy2 import latex2sympy
+
+    return latex2sympy(*arguments, **options)
 
 
 def read_parent_prompts() -> None:

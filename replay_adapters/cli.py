@@ -1,0 +1,72 @@
+"""The ``activation-replay`` command."""
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for results, logs and the picture.")] = Path(
+        "results/demo"
+    ),
+    limit: Annotated[int, typer.Option(min=1, help="Number of items.")] = 200,
+    everything: Annotated[bool, typer.Option("--all", help="All 1,000 items.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+) -> None:
+    """Run the embedded pair on replay_demo through lmms-eval, with replay off and on."""
+    from replay_adapters.demo import run_demo
+
+    typer.echo(run_demo(output, None if everything else limit, batch_size))
+
+
+@app.command()
+def pairs() -> None:
+    """List the shipped pairs: name, policy and base."""
+    from replay_adapters.pairs import pair_names, read_pair
+
+    rows = [(name, read_pair(name)) for name in pair_names()]
+    width = max(len(name) for name, _ in rows)
+    for name, pair in rows:
+        typer.echo(f"{name:<{width}}  {pair.policy}  ←  {pair.base}")
+
+
+@app.command()
+def doctor() -> None:
+    """Tell which versions are installed and whether this machine can run the demonstration."""
+    import torch
+
+    from replay_adapters.resources import resource
+
+    for package in ("activation-replay", "torch", "torchvision", "transformers", "lmms-eval"):
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            found = "not installed"
+        typer.echo(f"{package:<20}{found}")
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none, runs on the CPU"
+    typer.echo(f"{'GPU':<20}{device}")
+    typer.echo(f"{'tasks':<20}{resource('tasks')}")
+    typer.echo(f"{'pairs':<20}{resource('configs') / 'pairs'}")
+
+
+def main() -> None:
+    """Run the command; what the user got wrong is one sentence and exit code 2."""
+    from replay_core import UsageError
+
+    try:
+        app()
+    except UsageError as error:
+        typer.echo(f"activation-replay: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

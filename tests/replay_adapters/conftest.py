@@ -1,0 +1,90 @@
+"""Tiny pairs on disk, and the harness run as a user runs it: in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import tiny
+
+TASKS = Path(__file__).parent / "lmms_eval" / "tasks"
+REPLAY = "replay_layers=3,replay_threshold=0.7,replay_step_size=3"
+
+
+@pytest.fixture(scope="session")
+def tiny_pairs(tmp_path_factory) -> dict[str, tiny.TinyPair]:
+    """One pair of checkpoints per family, in float32."""
+    root = tmp_path_factory.mktemp("pairs")
+    return {family: tiny.make_pair(root / family, family) for family in tiny.FAMILIES}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A finished run of the harness, with what it wrote."""
+
+    code: int
+    output: str
+    folder: Path
+
+    @property
+    def results(self) -> dict[str, Any]:
+        (path,) = self.folder.rglob("*_results.json")
+        return json.loads(path.read_text())
+
+    @property
+    def samples(self) -> dict[int, dict[str, Any]]:
+        (path,) = self.folder.rglob("*_samples_*.jsonl")
+        return {row["doc_id"]: row for row in map(json.loads, path.read_text().splitlines())}
+
+    @property
+    def answers(self) -> dict[int, str]:
+        return {document: row["filtered_resps"] for document, row in self.samples.items()}
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [record for _, row in sorted(self.samples.items()) for record in row["replay"]]
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture(scope="session")
+def lmms_eval(tmp_path_factory) -> Run:
+    """Run lmms-eval's command line; ``module`` says through which of its entries."""
+
+    def run(
+        model: str,
+        model_args: str,
+        task: str = "replay_test_pictures",
+        *more: str,
+        module: str = "replay_adapters.lmms_eval.launcher",
+    ) -> Ended:
+        folder = tmp_path_factory.mktemp("run")
+        command = [sys.executable, "-m", module, "--model", model, "--model_args", model_args]
+        command += ["--tasks", task, "--include_path", str(TASKS), "--output_path", str(folder)]
+        command += ["--log_samples", "--device", "cpu", *more]
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "HF_DATASETS_OFFLINE": "1",
+        }
+        ended = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=300,
+            check=False,
+        )
+        return Ended(ended.returncode, ended.stdout, folder)
+
+    return run

@@ -1,0 +1,31 @@
+"""A task of six drawn pictures of different sizes, one question with two of them."""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+SIZES = [(84, 140), (112, 56), (56, 168), (140, 84), (84, 84), (56, 112)]
+
+
+def doc_to_visual(doc: dict[str, Any]) -> list[Image.Image]:
+    """Return the document's pictures."""
+    rng = np.random.default_rng(doc["seed"])
+    sizes = [SIZES[doc["seed"]], *([(56, 84)] if doc["seed"] == 3 else [])]
+    shapes = [(height, width, 3) for width, height in sizes]
+    return [Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)) for shape in shapes]
+
+
+def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, str]) -> str:
+    """Return the question, with the prompt that the task keeps for the model's name in front."""
+    return lmms_eval_specific_kwargs["pre_prompt"] + doc["question"]
+
+
+def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+    """Return a score that any answer has."""
+    return {"even": float(len(results[0]) % 2 == 0)}
+
+
+def fail(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+    """Fail, as a scorer with a defect does."""
+    raise RuntimeError("this scorer always fails")

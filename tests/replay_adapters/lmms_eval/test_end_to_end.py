@@ -1,0 +1,143 @@
+"""The installed plugin through the real harness, judged by the files that the harness writes."""
+
+import shutil
+
+import pytest
+
+from tests.replay_adapters.conftest import REPLAY
+
+# Qwen2.5-VL's class would enlarge every picture to 256 tokens.
+PIXELS = "min_pixels=3136,max_pixels=50176"
+
+
+def arguments(pair, *more: str) -> str:
+    return ",".join([f"pretrained={pair.policy}", f"replay_base={pair.base}", PIXELS, *more])
+
+
+@pytest.fixture(scope="module")
+def replayed(lmms_eval, tiny_pairs):
+    """Qwen2.5-VL in float32, batches of 3."""
+    given = arguments(tiny_pairs["qwen2_5_vl"], REPLAY, "dtype=float32")
+    return lmms_eval("qwen2_vl_replay", given, "replay_test_pictures", "--batch_size", "3")
+
+
+def test_every_sample_has_its_record_and_the_results_their_totals(replayed):
+    assert replayed.code == 0, replayed.output
+    assert len(replayed.samples) == 6
+    # Pictures of 28 px a token; document 3 has a second one of 2 x 3 tokens.
+    tokens = {0: 15, 1: 8, 2: 12, 3: 15 + 6, 4: 9, 5: 8}
+    # Pictures of 28 px a token; document 3 has a second one of 2 x 3 tokens.
+    tokens = {0: 15, 1: 8, 2: 12, 3: 15 + 6, 4: 9, 5: 8}
+    for document, sample in replayed.samples.items():
+        (record,) = sample["replay"]
+        assert record["outcome"] == "applied"
+        assert record["loss_after"] < record["loss_before"]
+        assert record["visual_tokens"] == tokens[document]
+        assert record["batch_size"] == 3
+    replay = replayed.results["replay"]
+    assert replay["totals"]["outcomes"] == {"applied": 6}
+    assert replay["config"]["layers"] == 3
+    assert replay["policy_revision"] != replay["base_revision"]
+
+
+def test_batches_change_no_answer_and_no_loss_in_float32(lmms_eval, tiny_pairs, replayed):
+    given = arguments(tiny_pairs["qwen2_5_vl"], REPLAY, "dtype=float32")
+    alone = lmms_eval("qwen2_5_vl_replay", given, "replay_test_pictures", "--batch_size", "1")
+    assert alone.answers == replayed.answers
+    for one, other in zip(alone.records, replayed.records, strict=True):
+        assert one["loss_after"] == pytest.approx(other["loss_after"], rel=1e-4)
+        assert one["seed"] == other["seed"]
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "more"),
+    [
+        ("qwen2_5_vl", "qwen2_5_vl", ()),
+        ("qwen2_5_vl", "qwen2_5_vl", ("--force_simple",)),
+        ("qwen2_vl", "qwen2_vl", ()),
+    ],
+)
+def test_without_replay_answers_are_the_stock_models(lmms_eval, tiny_pairs, family, model, more):
+    """Text for text, on a task that keeps prompts and lengths for the parent's name."""
+    policy = tiny_pairs[family].policy
+    common = ("replay_test_pictures", "--batch_size", "3", *more)
+    stock = lmms_eval(
+        model, f"pretrained={policy},device_map=cpu,{PIXELS}", *common, module="lmms_eval"
+    )
+    ours = lmms_eval(
+        "qwen2_vl_replay",
+        f"pretrained={policy},{PIXELS},replay_method=none,replay_protocol=task",
+        *common,
+    )
+    assert ours.code == 0, ours.output
+    assert ours.answers == stock.answers
+    assert len(set(ours.answers.values())) > 1
+    inputs = [{d: row["input"] for d, row in run.samples.items()} for run in (stock, ours)]
+    assert inputs[0] == inputs[1]
+    assert ours.results["replay"]["totals"]["outcomes"] == {"off": 6}
+
+
+def test_zero_steps_equal_no_replay_and_the_base_arm_is_another_model(lmms_eval, tiny_pairs):
+    pair = tiny_pairs["qwen2_vl"]
+    zero, none, base = (
+        lmms_eval("qwen2_vl_replay", arguments(pair, f"replay_{option}"))
+        for option in ("steps=0", "method=none", "method=base")
+    )
+    assert zero.answers == none.answers
+    assert zero.results["replay"]["totals"]["outcomes"] == {"no_effect": 6}
+    assert base.answers != none.answers
+
+
+def test_cached_answers_are_never_those_of_other_settings_or_weights(
+    lmms_eval, tiny_pairs, tmp_path
+):
+    pair = tiny_pairs["qwen2_vl"]
+    policy = shutil.copytree(pair.policy, tmp_path / "policy")
+    file = tmp_path / "mine.yaml"
+
+    def run(threshold: float):
+        file.write_text(
+            f"policy: {policy}\nbase: {pair.base}\n"
+            f"replay: {{layers: 3, threshold: {threshold}, step_size: 3}}\n"
+        )
+        cache = ("--use_cache", str(tmp_path / "cache"))
+        return lmms_eval("qwen2_vl_replay", f"pair={file}", "replay_test_pictures", *cache)
+
+    first = run(0.7)
+    again = run(0.7)
+    assert "6/6 cache hits" in again.output
+    assert again.answers == first.answers
+    assert again.records == []
+    assert "cache hits" not in run(0.6).output  # the text of --model_args is the same
+    weights = policy / "model.safetensors"
+    shutil.copy(pair.base / "model.safetensors", weights)
+    assert "cache hits" not in run(0.7).output
+
+
+def test_a_failed_evaluation_has_a_non_zero_exit_code(lmms_eval, tiny_pairs):
+    given = arguments(tiny_pairs["qwen2_vl"], "replay_method=none")
+    ended = lmms_eval("qwen2_vl_replay", given, "replay_test_failing", "--limit", "1")
+    assert ended.code == 1
+    assert "lmms_eval: failed: RuntimeError: this scorer always fails" in ended.output
+
+
+def test_the_pairs_protocol_reaches_the_prompt(lmms_eval, tiny_pairs, tmp_path):
+    pair = tiny_pairs["qwen2_5_vl"]
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        f"policy: {pair.policy}\nbase: {pair.base}\nreplay: {{layers: 2, threshold: 0.7}}\n"
+        "protocol: {system_prompt: Think hard., min_pixels: 3136, max_pixels: 50176,\n"
+        "  generation: {max_new_tokens: 3}}\n"
+    )
+    limit = ("replay_test_pictures", "--limit", "2")
+    own = lmms_eval("qwen2_vl_replay", f"pair={file}", *limit)
+    task = lmms_eval("qwen2_vl_replay", f"pair={file},replay_protocol=task", *limit)
+    assert own.results["replay"]["protocol_settings"]["system_prompt"] == "Think hard."
+    assert {record["new_tokens"] for record in own.records} == {3}
+    assert {record["new_tokens"] for record in task.records} == {8}
+
+
+@pytest.mark.parametrize("module", ["replay_adapters.lmms_eval.launcher", "lmms_eval"])
+def test_our_tasks_are_found_without_a_flag(lmms_eval, module):
+    listed = lmms_eval("qwen2_vl_replay", "", "list", module=module)
+    assert "replay_demo" in listed.output

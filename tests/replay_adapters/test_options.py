@@ -1,0 +1,158 @@
+"""Every bad input is one sentence that quotes what was given and what is allowed."""
+
+import json
+
+import pytest
+
+from replay_adapters.options import check_checkpoints, resolve
+from replay_adapters.pairs import Protocol
+from replay_core import ReplayConfig, UsageError
+
+PAIR = {"pretrained": "me/policy", "replay_base": "me/base"}
+
+
+def refusal(arguments: dict) -> str:
+    with pytest.raises(UsageError) as caught:
+        resolve(arguments)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("threshold", 0, "replay_threshold=0 is not allowed (allowed: a number above 0, at most 1"),
+        ("threshold", 1.5, "replay_threshold=1.5 is not allowed"),
+        ("steps", -1, "replay_steps=-1 is not allowed (allowed: a whole number from 0 on"),
+        ("select", "lo", "replay_select=lo is not allowed (allowed: low, high, all or random"),
+        ("boundary", "after", "allowed: aligned or reference"),
+        ("top_k", 1, "allowed: a whole number from 2 on, or full"),
+        ("layers", "first", "replay_layers=first is not allowed (allowed: auto, a number"),
+        ("layers", "[0,", "replay_layers=[0, is not allowed"),
+        ("layers", "[1,1]", "[1, 1] must be distinct"),
+        ("step_size", float("inf"), "allowed: a finite number above 0"),
+        ("method", "reply", "allowed: replay, none or base"),
+        ("protocol", "mine", "replay_protocol=mine is not allowed (allowed: pair, task)"),
+    ],
+)
+def test_a_bad_value_is_quoted_with_what_is_allowed(option, value, told):
+    assert told in refusal({**PAIR, f"replay_{option}": value})
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("treshold", "threshold"), ("stepsize", "step_size"), ("layer", "layers"), ("bas", "base")],
+)
+def test_a_misspelt_option_names_the_nearest(typed, meant):
+    sentence = refusal({**PAIR, f"replay_{typed}": 1})
+    assert f"replay_{typed} is not an option; did you mean replay_{meant}?" in sentence
+
+
+def test_a_policy_without_its_base_is_refused_unless_it_answers_alone():
+    assert "replay_base is missing" in refusal({"pretrained": "me/policy"})
+    alone = resolve({"pretrained": "me/policy", "replay_method": "none"})
+    assert alone.pair.policy == "me/policy"
+
+
+def test_a_base_without_its_policy_is_refused():
+    assert "replay_base=me/base needs its policy" in refusal({"replay_base": "me/base"})
+
+
+def test_an_unknown_dtype_is_refused():
+    assert "dtype=fp8 is not allowed" in refusal({**PAIR, "dtype": "fp8"})
+
+
+def test_every_core_setting_can_be_given_as_an_option():
+    changed = {
+        "method": "base",
+        "select": "high",
+        "boundary": "reference",
+        "top_k": "full",
+        "positions": "input",
+        "layers": "[0,2]",
+        "threshold": 0.2,
+        "step_size": 40,
+        "steps": 3,
+        "keep": "best",
+        "seed": 7,
+        "strict": True,
+    }
+    assert changed.keys() == ReplayConfig.model_fields.keys()
+    config = resolve({**PAIR, **{f"replay_{k}": v for k, v in changed.items()}}).config
+    for name, value in changed.items():
+        expected = (0, 2) if name == "layers" else value
+        assert getattr(config, name) == expected != getattr(ReplayConfig(), name)
+
+
+def test_the_command_line_wins_over_the_pair_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "policy: me/p\nbase: me/b\nreplay: {threshold: 0.2, steps: 5}\n"
+        "protocol: {min_pixels: 100, max_pixels: 200}\n"
+    )
+    given = {"pair": str(file), "replay_threshold": 0.3, "max_pixels": 300, "replay_base": "me/c"}
+    settings = resolve(given)
+    assert (settings.config.threshold, settings.config.steps) == (0.3, 5)
+    assert settings.rest == {"min_pixels": 100, "max_pixels": 300}
+    assert (settings.pair.policy, settings.pair.base) == ("me/p", "me/c")
+
+
+def test_the_protocol_is_the_pairs_own_where_it_has_one(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("policy: p\nbase: b\nprotocol: {system_prompt: Think.}\n")
+    assert resolve({"pair": str(file)}).protocol.system_prompt == "Think."
+    as_task = resolve({"pair": str(file), "replay_protocol": "task"})
+    assert as_task.protocol == Protocol()
+    assert resolve(PAIR).protocol_name == "task"
+
+
+def test_without_a_pair_the_embedded_one_answers_its_own_tasks_only():
+    settings = resolve({})
+    settings.check_tasks(["replay_demo"])
+    with pytest.raises(UsageError, match=r"'mmmu_val' cannot be answered by the embedded pair"):
+        settings.check_tasks(["replay_demo", "mmmu_val"])
+    resolve(PAIR).check_tasks(["mmmu_val"])
+
+
+def test_arguments_of_the_harness_go_on_untouched():
+    settings = resolve({**PAIR, "max_pixels": 5, "system_prompt": "x", "device": None})
+    assert settings.rest == {"max_pixels": 5, "system_prompt": "x"}
+
+
+def test_the_fingerprint_changes_with_every_source_of_settings():
+    seen = {
+        resolve({**PAIR, **more}).fingerprint()
+        for more in (
+            {},
+            {"replay_threshold": 0.3},
+            {"replay_base": "me/other"},
+            {"max_pixels": 5},
+            {"dtype": "float32"},
+        )
+    }
+    seen.add(resolve(PAIR).fingerprint("new weights"))
+    assert len(seen) == 6
+
+
+def test_the_summary_is_plain_json():
+    json.dumps(resolve({**PAIR, "device": "cpu"}).summary())
+
+
+def test_checkpoints_are_checked_before_weights_are_read(tiny_pairs, tmp_path):
+    pair = tiny_pairs["qwen2_5_vl"]
+    config = pair.policy / "config.json"
+    for folder, change in (("wide", {"hidden_size": 96}), ("words", {"vocab_size": 999})):
+        altered = json.loads(config.read_text())
+        altered["text_config"].update(change)
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text(json.dumps(altered))
+        given = {"pretrained": str(pair.policy), "replay_base": str(tmp_path / folder)}
+        value = next(iter(change.values()))
+        with pytest.raises(UsageError, match=rf"differs \(\d+ and {value}; it must be equal\)"):
+            check_checkpoints(resolve(given))
+    too_deep = {"pretrained": str(pair.policy), "replay_base": str(pair.base), "replay_layers": 99}
+    with pytest.raises(UsageError, match=r"^replay_layers=99 is not possible: .* has 5 layers"):
+        check_checkpoints(resolve(too_deep))
+    with pytest.raises(UsageError, match="is not a checkpoint that transformers can load"):
+        check_checkpoints(resolve({"pretrained": str(tmp_path), "replay_base": str(pair.base)}))

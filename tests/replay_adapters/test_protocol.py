@@ -1,0 +1,62 @@
+import copy
+
+from replay_adapters.pairs import Protocol
+from replay_adapters.protocol import edit_generation, edit_messages, edited_arguments
+
+QUESTION = [
+    {
+        "role": "user",
+        "content": [{"type": "image", "url": "x"}, {"type": "text", "text": "How many?"}],
+    }
+]
+
+
+def test_the_system_prompt_comes_first_and_the_suffix_last():
+    protocol = Protocol(system_prompt="Think.", user_suffix="\nBox it.")
+    before = copy.deepcopy(QUESTION)
+    system, user = edit_messages(QUESTION, protocol)
+    assert system == {"role": "system", "content": [{"type": "text", "text": "Think."}]}
+    assert user["content"][-1]["text"] == "How many?\nBox it."
+    assert user["content"][0] == {"type": "image", "url": "x"}
+    assert before == QUESTION
+
+
+def test_a_system_prompt_of_the_task_is_replaced():
+    messages = [{"role": "system", "content": "Old."}, *QUESTION]
+    edited = edit_messages(messages, Protocol(system_prompt="New."))
+    assert [message["role"] for message in edited] == ["system", "user"]
+    assert edited[0]["content"][0]["text"] == "New."
+    assert edit_messages(messages, Protocol(user_suffix="!"))[0]["content"] == "Old."
+
+
+def test_only_the_last_user_turn_gets_the_suffix():
+    turns = [
+        {"role": "user", "content": "First?"},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "Second?"},
+    ]
+    edited = edit_messages(turns, Protocol(user_suffix=" Box it."))
+    assert [turn["content"] for turn in edited] == ["First?", "Yes.", "Second? Box it."]
+
+
+def test_decoding_of_the_pair_wins_over_the_task_but_not_over_the_command_line():
+    protocol = Protocol(generation={"max_new_tokens": 2048, "temperature": 0})
+    task = {"max_new_tokens": 16, "temperature": 1, "until": ["\n"]}
+    edited = edit_generation(task, protocol, {"temperature"})
+    assert edited == {"max_new_tokens": 2048, "temperature": 1, "until": ["\n"]}
+
+
+def test_chat_and_simple_requests_carry_the_same_edits():
+    protocol = Protocol(user_suffix=" Box it.", generation={"max_new_tokens": 9})
+    chat = edited_arguments(
+        ("How many?", lambda doc: QUESTION, {}, 3, "task", "test"),
+        protocol,
+        chat=True,
+        command_line=(),
+    )
+    assert chat[1]({})[0]["content"][-1]["text"] == "How many? Box it."
+    assert chat[2:] == ({"max_new_tokens": 9}, 3, "task", "test")
+    simple = edited_arguments(
+        ("How many?", {}, len, 3, "task", "test"), protocol, chat=False, command_line=()
+    )
+    assert simple == ("How many? Box it.", {"max_new_tokens": 9}, len, 3, "task", "test")
