@@ -1,5 +1,6 @@
 """The demonstration: the embedded pair on its task, replay off and on, compared item by item."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,8 +46,10 @@ def _evaluate(arm: str, folder: Path, limit: int | None, batch_size: int) -> Run
     if limit is not None:
         command += ["--limit", str(limit)]
     print(f"\n$ lmms_eval {' '.join(command[3:])}", flush=True)
+    # A model this small gains nothing from more threads, and waits for them on a busy machine.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
     with log.open("w", encoding="utf-8") as out:
-        ended = subprocess.run(command, stdout=out, check=False)
+        ended = subprocess.run(command, stdout=out, env=environment, check=False)
     if ended.returncode:
         raise UsageError(f"the evaluation with replay_method={arm} failed; its log is {log}")
     return read_run(folder, TASK)
@@ -59,7 +62,7 @@ def report(runs: dict[str, Run], comparison: PairedComparison, picture: Path) ->
     plain = runs["none"].replay["totals"]["seconds_per_sample"]["decode"]
     outcomes = ", ".join(f"{name} {n}" for name, n in sorted(total["outcomes"].items()))
     loss = (
-        f"{total['loss_before']:.4f} → {total['loss_after']:.4f} nats"
+        f"{total['loss_before']:.3g} → {total['loss_after']:.3g} nats"
         if total["loss_before"] is not None
         else "replay was applied to no sample"
     )

@@ -34,7 +34,7 @@ def run_picture(
     left.set(
         xlabel="masked KL before replay (nats)",
         ylabel="after",
-        title=f"The loss falls: {len(losses)} samples",
+        title=f"Loss of each steered sample\n({len(losses)} samples)",
     )
     rows = (
         ("both right", comparison.both_right, GREY),
@@ -48,8 +48,8 @@ def run_picture(
     right.invert_yaxis()
     right.set(
         xlabel="items",
-        title=f"Answers: {comparison.accuracy_a:.1%} → {comparison.accuracy_b:.1%}, "
-        f"n = {comparison.n}, exact McNemar p = {comparison.p_value:.2g}",
+        title=f"Right answers: {comparison.accuracy_a:.1%} → {comparison.accuracy_b:.1%}\n"
+        f"(n = {comparison.n}, exact McNemar p = {comparison.p_value:.2g})",
     )
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,123 @@
+"""The upstream symbols that we patch or rely on are still what the patches expect."""
+
+import inspect
+import os
+import subprocess
+import sys
+
+import pytest
+from lmms_eval import evaluator
+from lmms_eval.api.task import ConfigurableTask
+from lmms_eval.caching.response_cache import ResponseCache
+from lmms_eval.models.chat.qwen2_5_vl import Qwen2_5_VL as Qwen25Chat
+from lmms_eval.models.simple.qwen2_5_vl import Qwen2_5_VL as Qwen25Simple
+from lmms_eval.models.simple.qwen2_vl import Qwen2_VL
+from lmms_eval.tasks import TaskManager
+
+from replay_adapters.lmms_eval import patches
+
+
+def parameters(function) -> list[str]:
+    return list(inspect.signature(inspect.unwrap(function)).parameters)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "function", "expected"),
+    [
+        (
+            "TaskManager.initialize_tasks",
+            TaskManager.initialize_tasks,
+            ["self", "include_path", "include_defaults"],
+        ),
+        (
+            "ConfigurableTask._prepare_model_specific_config",
+            ConfigurableTask._prepare_model_specific_config,
+            ["self"],
+        ),
+        (
+            "ResponseCache.create",
+            ResponseCache.create.__func__,
+            ["cls", "cache_root", "model", "model_args", "task_dict", "world_size", "global_rank"],
+        ),
+        (
+            "evaluator._process_document_results",
+            evaluator._process_document_results,
+            ["item", "task", "filter_key", "reasoning_tags", "log_samples"],
+        ),
+    ],
+)
+def test_a_patched_symbol_has_the_signature_that_the_patch_was_written_for(
+    symbol, function, expected
+):
+    assert parameters(function) == expected, f"upstream changed {symbol}"
+
+
+def test_the_evaluator_is_called_with_the_keywords_that_the_patch_reads():
+    source = inspect.getsource(inspect.unwrap(evaluator.simple_evaluate))
+    for fact in ("evaluate(\n            lm=lm,", "cli_args=cli_args,", "ResponseCache.create("):
+        assert fact in source, f"upstream changed evaluator.simple_evaluate: no {fact!r}"
+
+
+@pytest.mark.parametrize("kind", [Qwen25Chat, Qwen25Simple, Qwen2_VL])
+def test_the_classes_look_documents_up_and_generate_as_the_mixin_expects(kind):
+    source = inspect.getsource(kind.generate_until)
+    assert source.count("self.model.generate(") == 1, f"upstream changed {kind.__module__}"
+    assert source.count("self.task_dict[") == 1, f"upstream changed {kind.__module__}"
+
+
+def test_patching_twice_changes_nothing():
+    before = TaskManager.initialize_tasks
+    patches.find_plugin_tasks(TaskManager)
+    patches.find_plugin_tasks(TaskManager)
+    assert TaskManager.initialize_tasks in (before, vars(TaskManager)["initialize_tasks"])
+    assert not hasattr(TaskManager.initialize_tasks.__wrapped__, "__wrapped__")
+
+
+SCORERS = """
+import importlib
+import lmms_eval.models  # our entry point mends latex2sympy2
+from lmms_eval.tasks._task_utils.reasoning_utils import compute_score
+
+for suite in (
+    "mathverse mathvision mathvista dynamath wemath logicvista mmmu mmmu_pro vstar_bench"
+).split():
+    importlib.import_module(f"lmms_eval.tasks.{suite}.reasoning.utils")
+for suite in "hrbench videommmu mmvu mlvu video_holmes mathvision mathvista mathverse".split():
+    importlib.import_module(f"lmms_eval.tasks.{suite}.utils")
+
+for source in ("mathvista", "dynamath", "wemath", "mmmu_val", "vstar_bench"):
+    right, wrong = (
+        compute_score(
+            data_source=source,
+            solution_str=f"<analysis>so</analysis> <answer>\\\\boxed{{{x}}}</answer>",
+            ground_truth="B",
+            extra_info={"question": "Which?"},
+        )["acc_score"]
+        for x in "BC"
+    )
+    assert right > wrong, source
+
+from lmms_eval.tasks.mathvision.eval_utils import is_equal
+assert is_equal("\\\\frac{1}{2}", "0.5") and not is_equal("\\\\frac{1}{2}", "0.6")
+from lmms_eval.tasks.mlvu.utils import extract_characters_regex
+assert extract_characters_regex("The best answer is: (B)") == "B"
+from lmms_eval.tasks.video_holmes.utils import video_holmes_process_results
+doc = {"Options": {"A": "yes", "B": "no"}, "Answer": "B", "Question Type": "SR"}
+scored = [video_holmes_process_results(doc, [x])["video_holmes_accuracy"]["score"] for x in "BA"]
+assert scored == [1, 0]
+from lmms_eval.tasks.mmmu.utils import parse_multi_choice_response
+assert parse_multi_choice_response("Answer: (C)", list("ABCD"), dict(zip("ABCD", "wxyz"))) == "C"
+print("all scorers ran")
+"""
+
+
+def test_every_scorer_of_the_papers_suites_imports_and_tells_right_from_wrong(tmp_path):
+    environment = {**os.environ, "OPENAI_API_KEY": "none", "HF_HOME": str(tmp_path)}
+    ended = subprocess.run(
+        [sys.executable, "-c", SCORERS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "all scorers ran" in ended.stdout, ended.stderr[-2000:]
