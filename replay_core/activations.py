@@ -34,29 +34,30 @@ class DecoderCall:
     def window(self, start: int, stop: int, layers: int) -> "DecoderCall":
         """Return the call for the tokens ``start`` to ``stop`` only.
 
-        What stands before ``start`` goes, once, through the first ``layers`` layers and is kept as
-        keys and values; what stands at or behind ``stop`` is dropped, which changes nothing in
-        front of it, since attention is causal. A decoder whose mask is not the plain
-        (batch, tokens) one is not cut.
+        What stands before ``start`` goes, once, through the first ``layers`` layers, which are all
+        that will run, and is kept as keys and values; what stands at or behind ``stop`` is dropped,
+        which changes nothing in front of it, since attention is causal. A decoder whose mask is
+        not the plain (batch, tokens) one is not cut.
         """
         mask = self.arguments.get("attention_mask")
         if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
             return self
-        prefix = None
-        if start > 0:
-            head = self._cut(0, start)
+        if start > 0 and layers > 0:
+            head = self._cut(0, 0, start)
             prefix = DynamicCache(config=self.anatomy.model.config)
             with torch.no_grad(), capture(self.anatomy.layers, [layers - 1], where="after"):
                 head._forward(head.embeds, past_key_values=prefix, use_cache=True)
-        return replace(self._cut(start, stop), start=start, prefix=prefix)
+            return replace(self._cut(0, start, stop), start=start, prefix=prefix)
+        return replace(self._cut(start, start, stop), start=start)
 
-    def _cut(self, start: int, stop: int) -> "DecoderCall":
+    def _cut(self, seen: int, start: int, stop: int) -> "DecoderCall":
+        """Return the columns ``start`` to ``stop``, attending to those from ``seen`` on."""
         arguments = dict(self.arguments)
         for name, axis in _SEQUENCE_AXIS.items():
             if isinstance(value := arguments.get(name), Tensor):
                 arguments[name] = value.narrow(axis, start, stop - start)
         if (mask := arguments.get("attention_mask")) is not None:
-            arguments["attention_mask"] = mask[:, :stop]  # the prefix is attended to, too
+            arguments["attention_mask"] = mask[:, seen:stop]
         return replace(self, embeds=self.embeds[:, start:stop], arguments=arguments)
 
     def activations(

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -80,7 +81,8 @@ def check_doors(anatomy: Anatomy) -> None:
     last = len(anatomy.layers) - 1
     with capture(anatomy.layers, [last], where="after", stop=False) as seen:
         logits = anatomy.model(input_ids=ids, use_cache=False).logits
-    expected = head(anatomy.norm(seen[last]))
+    # From the weights, as the lens reads them: a hook or a wrapper on the head must show, too.
+    expected = functional.linear(anatomy.norm(seen[last]), head.weight, head.bias)
     if not torch.allclose(logits, expected.to(logits.device, logits.dtype), rtol=1e-3, atol=1e-3):
         gap = (logits - expected.to(logits)).abs().max().item()
         raise UsageError(

@@ -122,8 +122,8 @@ def sentence(error: ValidationError, model: type[BaseModel], prefix: str = "") -
         elif detail["type"] == "extra_forbidden":
             reason = f"{prefix}{name} is not known (allowed: {', '.join(model.model_fields)})"
         elif field is None or field.description is None:
-            given = f"{prefix}{name}={_shown(detail['input'])}: " if name else ""
-            reason = given + detail["msg"].removeprefix("Value error, ")
+            given = f"{name}={_shown(detail['input'])}: " if name else ""
+            reason = prefix + given + detail["msg"].removeprefix("Value error, ")
         else:
             given = f"{prefix}{name}={_shown(detail['input'])}"
             reason = f"{given} is not allowed (allowed: {field.description})"

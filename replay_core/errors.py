@@ -1,4 +1,4 @@
-"""The one exception that is meant for the person who typed the command."""
+"""The exceptions of this package: one for who typed the command, one for what a sample did."""
 
 
 class UsageError(ValueError):
@@ -7,3 +7,7 @@ class UsageError(ValueError):
     The message is one sentence that quotes what was given and what is allowed; a launcher prints
     it without a traceback and exits with a non-zero code.
     """
+
+
+class ReplayError(RuntimeError):
+    """A sample's loop went wrong, and ``strict`` asked to hear of it."""

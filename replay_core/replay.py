@@ -93,12 +93,14 @@ class ReplayProblem:
 
     def losses(self, delta: Tensor) -> Tensor:
         """Return each sample's loss (samples,) in nats, differentiable in ``delta``."""
+        total = torch.zeros(self.candidates.samples, dtype=self.dtype, device=delta.device)
+        if not self.targets.layers:
+            return total
         features = self.features.flat
         edited = (features.to(delta.dtype) + delta).to(features.dtype)
         where = (self.visual_row, self.visual_column - self.call.start)
         embeds = self.call.embeds.index_put(where, edited.to(self.call.embeds))
         states = self._policy_states(embeds)
-        total = torch.zeros(self.candidates.samples, dtype=self.dtype, device=delta.device)
         for layer, target in self.targets.layers.items():
             hidden = states[layer][target.index]
             # Recomputed in the backward pass: the gathered head rows would fill the memory.
@@ -178,14 +180,24 @@ def descend(problem: ReplayProblem) -> Descent:
 
 
 def _without_target(problem: ReplayProblem) -> list[Outcome | None]:
-    """Name the outcome of the samples that have nothing to match; None for the others."""
-    matched = torch.zeros(problem.candidates.samples, dtype=torch.bool)
+    """Name the outcome of the samples that have nothing to match; None for the others.
+
+    An entropy that is not a number lies below no threshold, so it would pass for a high one.
+    """
+    candidates = problem.candidates
+    matched = torch.zeros(candidates.samples, dtype=torch.bool)
+    poisoned = torch.zeros(candidates.samples, dtype=torch.bool)
     for target in problem.targets.layers.values():
-        matched[problem.candidates.row[target.index].cpu()] = True
-    return [
-        Outcome.NO_VISUAL_TOKENS if n == 0 else None if some else Outcome.EMPTY_MASK
-        for n, some in zip(problem.candidates.visual.tolist(), matched.tolist(), strict=True)
-    ]
+        matched[candidates.row[target.index].cpu()] = True
+    for entropies in problem.targets.entropies.values():
+        poisoned[candidates.row[~entropies.isfinite()].cpu()] = True
+    outcomes: list[Outcome | None] = [None if some else Outcome.EMPTY_MASK for some in matched]
+    for sample in range(candidates.samples):
+        if candidates.visual[sample] == 0:
+            outcomes[sample] = Outcome.NO_VISUAL_TOKENS
+        elif poisoned[sample]:
+            outcomes[sample] = Outcome.NON_FINITE
+    return outcomes
 
 
 def _floor(problem: ReplayProblem) -> Tensor:

@@ -19,6 +19,7 @@ from replay_core.anatomy import (
     without_pixels,
 )
 from replay_core.config import ReplayConfig
+from replay_core.errors import ReplayError
 from replay_core.pair import Pair, frozen
 from replay_core.record import ReplayRecord, Seconds, make_record
 from replay_core.replay import Outcome, ReplayProblem, SampleReplay, descend, describe
@@ -84,9 +85,10 @@ class Steered:
         the positions of ``select=random``; without them they follow from the prompts.
 
         Raises:
-            Exception: what goes wrong inside the loop, when ``config.strict``; otherwise running
-                out of memory is an outcome of the samples.
+            ReplayError: with ``config.strict``, when a sample diverges or is not finite.
+            torch.cuda.OutOfMemoryError: with ``config.strict``; else an outcome, like those.
         """
+        started = time.perf_counter()
         batch = len(inputs["input_ids"])
         if self.config.method != "replay":
             return ReplayResult(None, None, (SampleReplay(Outcome.OFF),) * batch)
@@ -98,7 +100,7 @@ class Steered:
             if features is None:
                 return ReplayResult(None, None, (SampleReplay(Outcome.NO_VISUAL_TOKENS),) * batch)
             try:
-                return self._replay(inputs, features, targets, seeds)
+                return self._replay(inputs, features, targets, seeds, started)
             except torch.cuda.OutOfMemoryError as error:
                 if self.config.strict:
                     raise
@@ -113,15 +115,17 @@ class Steered:
         features: VisualFeatures,
         targets: ReplayTargets | None,
         seeds: Sequence[int] | None,
+        started: float,
     ) -> ReplayResult:
-        started = time.perf_counter()
         window = _Window.of(inputs, self.pair.policy, features, self.config)
         if targets is None:
             targets = self._targets(inputs, features, window, seeds)
         else:
             prompt = prompt_of(inputs["input_ids"], _mask(inputs))
             targets.check(prompt, settings_of(self.config, self.layers))
-        call = window.cut(decoder_call(self.pair.policy, inputs, features), len(self._run_layers))
+        # "Before layer l" is behind layer l - 1, so that l itself need not run.
+        depth = max(self.layers) + (self.config.boundary == "aligned")
+        call = window.cut(decoder_call(self.pair.policy, inputs, features), depth)
         visual_row, visual_column = torch.nonzero(window.visual, as_tuple=True)
         problem = ReplayProblem(
             call,
@@ -135,15 +139,18 @@ class Steered:
         looped = time.perf_counter()
         descent = descend(problem)
         samples = describe(problem, descent)
+        if self.config.strict:
+            _raise_failure(samples)
         seconds = Seconds(base=looped - started, loop=time.perf_counter() - looped)
         return ReplayResult(
             descent.delta, features, samples, seconds, _peak(self.pair.policy.model.device)
         )
 
     @property
-    def _run_layers(self) -> range:
-        """The decoder layers that the loss makes run."""
-        return range(max(self.layers) + 1)
+    def _answering(self) -> Any:
+        """The model whose answers are given."""
+        answering = self.pair.base if self.config.method == "base" else self.pair.policy
+        return answering.model
 
     def targets(self, inputs: Inputs, *, seeds: Sequence[int] | None = None) -> ReplayTargets:
         """Return the base's masks and target distributions for a batch, for later or elsewhere.
@@ -181,7 +188,8 @@ class Steered:
         window: "_Window",
         seeds: Sequence[int] | None,
     ) -> ReplayTargets:
-        call = window.cut(decoder_call(self.pair.base, inputs, features), len(self._run_layers))
+        depth = max(self.layers) + 1
+        call = window.cut(decoder_call(self.pair.base, inputs, features), depth)
         return base_targets(
             call,
             window.candidates,
@@ -201,16 +209,15 @@ class Steered:
 
         ``generation`` is passed on: greedy, sampled, beams, ``num_return_sequences`` …
         """
-        inputs = _left_padded_if_visual(inputs, result)
-        model: Any = self.pair.policy.model
-        return model.generate(**self._arguments(inputs, result), **generation)
+        arguments = self._arguments(left_padded(inputs), result)
+        return self._answering.generate(**arguments, **generation)
 
     def score(self, inputs: Inputs, result: ReplayResult, continuation: Tensor) -> Tensor:
         """Return the policy's log-probabilities (batch, t) of given tokens, with x in place.
 
         ``continuation`` (batch, t) are the ids that follow the prompt. In nats, float32.
         """
-        inputs = dict(_left_padded_if_visual(inputs, result))
+        inputs = left_padded(inputs)
         prompt = inputs["input_ids"]
         for name, tail in {
             "input_ids": continuation,
@@ -219,7 +226,7 @@ class Steered:
         }.items():
             if name in inputs:
                 inputs[name] = torch.cat([inputs[name], tail.to(inputs[name])], dim=1)
-        model = self.pair.policy.model
+        model = self._answering
         with torch.no_grad(), frozen(model):
             logits = model(**self._arguments(inputs, result), use_cache=False).logits
         ours = logits[:, prompt.shape[1] - 1 : -1].float().log_softmax(-1)
@@ -239,9 +246,7 @@ class Steered:
         takes them. ``method=none`` and ``base`` call that model's own ``generate`` unchanged.
         """
         if self.config.method != "replay":
-            answering = self.pair.base if self.config.method == "base" else self.pair.policy
-            model: Any = answering.model
-            return model.generate(**arguments)
+            return self._answering.generate(**arguments)
         inputs, generation = split_arguments(self.pair.policy, arguments)
         return self.decode(inputs, self.optimise(inputs), **generation)
 
@@ -324,12 +329,11 @@ def left_padded(inputs: Inputs) -> dict[str, Tensor]:
     columns = torch.arange(mask.shape[1], device=mask.device)
     ends = torch.where(mask.bool(), columns, -1).amax(1) + 1
     shift = mask.shape[1] - ends
+    solid = (columns < ends[:, None]) & (columns >= (ends - lengths)[:, None])
+    if not torch.equal(mask.bool(), solid):
+        raise ValueError("the attention mask has holes; prompts must be padded on one side only")
     if not shift.any():
         return dict(inputs)
-    if not torch.equal(
-        mask.bool(), (columns < ends[:, None]) & (columns >= (ends - lengths)[:, None])
-    ):
-        raise ValueError("the attention mask has holes; prompts must be padded on one side only")
     source = (columns[None] - shift[:, None]) % mask.shape[1]
     moved = {}
     for name, value in inputs.items():
@@ -338,13 +342,19 @@ def left_padded(inputs: Inputs) -> dict[str, Tensor]:
     return moved
 
 
-def _left_padded_if_visual(inputs: Inputs, result: ReplayResult) -> Inputs:
-    return inputs if result.samples[0].outcome is Outcome.OFF else left_padded(inputs)
-
-
 def _mask(inputs: Inputs) -> Tensor:
     mask = inputs.get("attention_mask")
     return torch.ones_like(inputs["input_ids"]) if mask is None else mask
+
+
+def _raise_failure(samples: Sequence[SampleReplay]) -> None:
+    """Raise ReplayError for the first sample whose loop went wrong."""
+    for number, sample in enumerate(samples):
+        if sample.outcome in (Outcome.DIVERGED, Outcome.NON_FINITE):
+            raise ReplayError(
+                f"replay of sample {number} of the batch ended as {sample.outcome.value}: its loss "
+                f"went from {sample.loss_before} to {sample.loss_after}"
+            )
 
 
 def _own(inputs: dict[str, Tensor]) -> dict[str, Tensor]:

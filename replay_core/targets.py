@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -89,13 +89,16 @@ class ReplayTargets:
         Raises:
             UsageError: the file holds something else.
         """
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            notes = file.metadata() or {}
-            if notes.get("format") != _FORMAT:
-                raise UsageError(
-                    f"{path} holds {notes.get('format', 'no replay targets')!r}, not {_FORMAT!r}"
-                )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                notes = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise UsageError(f"{path} cannot be read as replay targets ({error})") from error
+        if notes.get("format") != _FORMAT:
+            raise UsageError(
+                f"{path} holds {notes.get('format', 'no replay targets')!r}, not {_FORMAT!r}"
+            )
         entropies, layers = {}, {}
         for key in sorted(tensors, key=lambda key: int(key.split(".")[0])):
             layer, part = key.split(".")

@@ -24,7 +24,7 @@ from tests.support.oracle import oracle_replay
 
 RESULTS = Path(__file__).parent / "results" / "loop.csv"
 SIZE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 14, "vocab_size": 16384}
-SETTINGS = {"layers": 8, "threshold": 0.7, "step_size": 0.1, "steps": 5}
+SETTINGS = {"layers": 8, "threshold": 0.7, "step_size": 0.1, "steps": 25}
 
 
 def main() -> None:

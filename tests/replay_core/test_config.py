@@ -1,0 +1,157 @@
+"""What may be asked for, and the sentence that refuses the rest."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from replay_core import ReplayConfig, ReplayRecord, UsageError
+from replay_core.config import sentence
+
+OTHER_VALUES: dict[str, Any] = {
+    "method": "none",
+    "select": "high",
+    "boundary": "reference",
+    "top_k": "full",
+    "positions": "input",
+    "layers": 3,
+    "threshold": 0.2,
+    "step_size": 40.0,
+    "steps": 0,
+    "keep": "best",
+    "seed": 1,
+    "strict": True,
+}
+
+
+def refusal(**settings: Any) -> str:
+    with pytest.raises(ValidationError) as caught:
+        ReplayConfig(**settings)
+    return sentence(caught.value, ReplayConfig, "replay_")
+
+
+def test_defaults_are_the_published_ones() -> None:
+    config = ReplayConfig()
+    assert (config.threshold, config.step_size, config.steps, config.top_k) == (0.4, 10, 25, 50)
+    assert (config.method, config.select, config.boundary) == ("replay", "low", "aligned")
+    assert (config.positions, config.layers, config.keep) == ("visual", "auto", "last")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("threshold", 0, "a number above 0, at most 1"),
+        ("threshold", 1.5, "a number above 0, at most 1"),
+        ("threshold", float("nan"), "a number above 0, at most 1"),
+        ("steps", -1, "a whole number from 0 on"),
+        ("steps", 2.5, "a whole number from 0 on"),
+        ("select", "lo", "low, high, all or random"),
+        ("boundary", "exact", "aligned or reference"),
+        ("method", "inject", "replay, none or base"),
+        ("positions", "text", "visual or input"),
+        ("keep", "first", "last or best"),
+        ("top_k", 1, "a whole number from 2 on, or full"),
+        ("top_k", "all", "a whole number from 2 on, or full"),
+        ("layers", 0, "auto, a number of layers from 1 on, or distinct indices as in [0,1,2]"),
+        ("step_size", 0, "a finite number above 0"),
+        ("step_size", float("inf"), "a finite number above 0"),
+        ("step_size", float("nan"), "a finite number above 0"),
+        ("seed", -1, "a whole number from 0 on"),
+        ("strict", "maybe", "true or false"),
+    ],
+)
+def test_a_value_outside_its_range_is_refused(name: str, value: Any, allowed: str) -> None:
+    expected = f"replay_{name}={value} is not allowed (allowed: {allowed})"
+    assert refusal(**{name: value}) == expected
+
+
+def test_a_negative_index_is_refused_as_it_was_typed() -> None:
+    assert refusal(layers=(0, -1)).startswith("replay_layers=")
+    assert "distinct indices" in refusal(layers=(0, -1))
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    known = ", ".join(ReplayConfig.model_fields)
+    assert refusal(treshold=0.4) == f"replay_treshold is not known (allowed: {known})"
+
+
+@pytest.mark.parametrize(("layers", "shown"), [((1, 1), "[1, 1]"), ((), "[]")])
+def test_layers_must_be_distinct(layers: tuple[int, ...], shown: str) -> None:
+    assert refusal(layers=layers) == f"replay_layers={shown} must be distinct indices, at least one"
+
+
+def test_several_faults_are_one_sentence() -> None:
+    text = refusal(threshold=2, steps=-1)
+    assert text.split("; ") == [refusal(threshold=2), refusal(steps=-1)]
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(ValidationError) as caught:
+        ReplayRecord()
+    assert sentence(caught.value, ReplayRecord).startswith("pair is missing; ")
+
+
+@pytest.mark.parametrize(("value", "name"), OTHER_VALUES.items())
+def test_every_other_value_is_allowed(value: str, name: Any) -> None:
+    assert getattr(ReplayConfig(**{value: name}), value) == name
+
+
+def test_the_ends_of_the_ranges_are_allowed() -> None:
+    ReplayConfig(threshold=1, top_k=2, layers=1, steps=0)
+    assert ReplayConfig(layers=[0, 2]).layers == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("layers", "n_layers", "expected"),
+    [
+        ("auto", 28, range(16)),
+        ("auto", 36, range(20)),
+        ("auto", 5, range(2)),
+        ("auto", 1, range(1)),
+        (3, 5, range(3)),
+        (5, 5, range(5)),
+        ((4, 0, 2), 5, (0, 2, 4)),
+    ],
+)
+def test_layer_indices(layers: Any, n_layers: int, expected: Any) -> None:
+    assert ReplayConfig(layers=layers).layer_indices(n_layers) == tuple(expected)
+
+
+@pytest.mark.parametrize(("layers", "shown"), [(99, "99"), (6, "6"), ((1, 5), "[1, 5]")])
+def test_layers_beyond_the_decoder_are_refused(layers: Any, shown: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        ReplayConfig(layers=layers).layer_indices(5)
+    assert str(caught.value) == (
+        f"layers={shown} is not possible: the text decoder has 5 layers "
+        "(allowed: at most 5, or indices 0 to 4)"
+    )
+
+
+@pytest.mark.parametrize(("layers", "shown"), [(5, "5"), ((4,), "[4]")])
+def test_reference_refuses_the_last_layer(layers: Any, shown: str) -> None:
+    assert ReplayConfig(layers=layers).layer_indices(5)[-1] == 4
+    with pytest.raises(UsageError) as caught:
+        ReplayConfig(layers=layers, boundary="reference").layer_indices(5)
+    assert str(caught.value) == (
+        f"layers={shown} includes the last of 5 layers, which boundary=reference cannot match "
+        "(allowed: the layers before it, or boundary=aligned)"
+    )
+    assert ReplayConfig(layers=4, boundary="reference").layer_indices(5) == (0, 1, 2, 3)
+
+
+def test_fingerprint_changes_with_every_field() -> None:
+    assert OTHER_VALUES.keys() == ReplayConfig.model_fields.keys()
+    prints = [ReplayConfig(**{name: value}).fingerprint() for name, value in OTHER_VALUES.items()]
+    prints.append(ReplayConfig().fingerprint())
+    assert len(set(prints)) == len(prints)
+    assert all(len(text) == 12 and int(text, 16) >= 0 for text in prints)
+
+
+def test_fingerprint_of_equal_settings_is_equal() -> None:
+    assert ReplayConfig(step_size=10).fingerprint() == ReplayConfig().fingerprint()
+
+
+def test_a_config_cannot_be_changed() -> None:
+    config = ReplayConfig()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.steps = 3
