@@ -19,7 +19,7 @@ from replay_core.anatomy import (
     without_pixels,
 )
 from replay_core.config import ReplayConfig
-from replay_core.errors import ReplayError
+from replay_core.errors import ReplayError, UsageError
 from replay_core.pair import Pair, frozen
 from replay_core.record import ReplayRecord, Seconds, make_record
 from replay_core.replay import Outcome, ReplayProblem, SampleReplay, descend, describe
@@ -63,6 +63,9 @@ class Steered:
 
     Prompts may be padded on either side; right padding is turned into left padding, so that
     answers begin behind the prompt in every row. Both models are left as they are found.
+
+    Raises:
+        UsageError: a layer is asked for that the models do not have, or that the base has lost.
     """
 
     def __init__(self, pair: Pair, config: ReplayConfig | None = None) -> None:
@@ -71,6 +74,13 @@ class Steered:
         self.layers = self.config.layer_indices(
             pair.policy.model.config.get_text_config().num_hidden_layers
         )
+        held, whole = len(pair.base.layers), len(pair.policy.layers)
+        needed = whole if self.config.method == "base" else max(self.layers) + 1
+        if self.config.method != "none" and held < needed:
+            raise UsageError(
+                f"the base was loaded with base_layers={held}, but this run needs {needed} of its "
+                "layers"
+            )
 
     def optimise(
         self,
@@ -122,7 +132,7 @@ class Steered:
             targets = self._targets(inputs, features, window, seeds)
         else:
             prompt = prompt_of(inputs["input_ids"], _mask(inputs))
-            targets.check(prompt, settings_of(self.config, self.layers))
+            targets.check(prompt, self._target_settings)
         # "Before layer l" is behind layer l - 1, so that l itself need not run.
         depth = max(self.layers) + (self.config.boundary == "aligned")
         call = window.cut(decoder_call(self.pair.policy, inputs, features), depth)
@@ -145,6 +155,12 @@ class Steered:
         return ReplayResult(
             descent.delta, features, samples, seconds, _peak(self.pair.policy.model.device)
         )
+
+    @property
+    def _target_settings(self) -> str:
+        base = self.pair.base.model
+        identity = f"{self.pair.base_revision or base.name_or_path} in {base.dtype}"
+        return settings_of(self.config, self.layers, identity)
 
     @property
     def _answering(self) -> Any:
@@ -197,6 +213,7 @@ class Steered:
             self.config,
             seeds=self.seeds(inputs) if seeds is None else seeds,
             prompt=prompt_of(inputs["input_ids"], _mask(inputs)),
+            settings=self._target_settings,
         )
 
     def seeds(self, inputs: Inputs) -> list[int]:

@@ -111,7 +111,11 @@ class ReplayTargets:
         return cls(layers, entropies, notes["prompt"], notes["settings"])
 
     def check(self, prompt: str, settings: str) -> None:
-        """Raise UsageError unless these targets were made for this batch with these settings."""
+        """Raise UsageError unless these targets were made for these prompts with these settings.
+
+        Prompts are compared by their tokens, not by their pixels: another picture of the same size
+        may lend its targets, as in the shuffled-base control.
+        """
         if self.prompt != prompt:
             raise UsageError(
                 f"these targets were made for other prompts ({self.prompt}, not {prompt})"
@@ -130,6 +134,7 @@ def base_targets(
     *,
     seeds: Sequence[int],
     prompt: str,
+    settings: str,
 ) -> ReplayTargets:
     """Run the base once, through the layers that are matched, and keep what replay needs.
 
@@ -163,7 +168,7 @@ def base_targets(
                     else lens.logits_at(hidden[index], ids)
                 )
                 targets[layer] = LayerTarget(index, torch.log_softmax(logits, -1), ids)
-    return ReplayTargets(targets, entropies, prompt, settings_of(config, layers))
+    return ReplayTargets(targets, entropies, prompt, settings)
 
 
 def _read(lens: Lens, hidden: Tensor, config: ReplayConfig) -> tuple[Tensor, Tensor | None]:
@@ -181,12 +186,12 @@ def arithmetic(config: ReplayConfig, model_dtype: torch.dtype) -> torch.dtype:
     return model_dtype if config.boundary == "reference" else torch.float32
 
 
-def settings_of(config: ReplayConfig, layers: Sequence[int]) -> str:
-    """Return, as JSON, the settings that targets depend on."""
+def settings_of(config: ReplayConfig, layers: Sequence[int], base: str) -> str:
+    """Return, as JSON, what targets depend on; ``base`` identifies the base and its dtype."""
     used = config.model_dump(
         include={"select", "boundary", "top_k", "positions", "threshold", "seed"}
     )
-    return json.dumps({**used, "layers": list(layers)}, sort_keys=True)
+    return json.dumps({**used, "layers": list(layers), "base": base}, sort_keys=True)
 
 
 def prompt_of(input_ids: Tensor, attention_mask: Tensor) -> str:

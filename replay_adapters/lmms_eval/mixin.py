@@ -4,7 +4,7 @@ import difflib
 import inspect
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -52,7 +52,8 @@ class ReplayMixin:
         device = str(rest.pop("device", None) or PartialState().device)
         device_map = rest.pop("device_map", None) or device
         loading = {"device_map": device_map, "dtype": self.settings.dtype or self.default_dtype}
-        loading["attn_implementation"] = rest.pop("attn_implementation", None)
+        flash = "flash_attention_2" if rest.get("use_flash_attention_2") else None
+        loading["attn_implementation"] = rest.pop("attn_implementation", flash)
         self.pair: Any = _load(self.settings, config, loading)
         self.steered: Any = Steered(self.pair, self.settings.config)
         self.book = RecordBook()
@@ -100,18 +101,25 @@ class ReplayMixin:
             )
             for request in requests
         ]
-        with self._watching(requests):
+        clones = Counter(_key(request) for request in requests if _evens_out_ranks(request))
+        asked = Counter(_key(request) for request in requests) - clones
+        with self._watching(asked):
             return super().generate_until(edited)  # type: ignore[misc]
 
+    def generate_until_multi_round(self, requests: list[Any]) -> list[Any]:
+        """Answer a task's rounds, each with a record, in the prompt that the task gives it."""
+        self.settings.check_tasks({request.task_name for request in requests})
+        with self._watching(None):
+            return super().generate_until_multi_round(requests)  # type: ignore[misc]
+
     @contextmanager
-    def _watching(self, requests: Sequence[Any]) -> Iterator[None]:
-        """Note which document each row of a batch belongs to, as the class looks them up."""
+    def _watching(self, asked: Counter[Key] | None) -> Iterator[None]:
+        """Note which document each row of a batch belongs to, as the class looks them up.
+
+        ``asked`` is how many answers of each document get a record; None for all.
+        """
         self._repeats: Counter[Key] = Counter()
-        self._asked = Counter(
-            (request.task_name, request.doc_id)
-            for request in requests
-            if not request.metadata.get("__padding_only__")  # a clone that evens out the ranks
-        )
+        self._asked = asked
         tasks = self.task_dict
         self.task_dict = WatchedTasks(tasks, self._batch)
         try:
@@ -122,7 +130,8 @@ class ReplayMixin:
 
     def _generate(self, **arguments: Any) -> Any:
         """Stand in for ``model.generate`` on the batch whose documents were just looked up."""
-        keys, prompt = list(self._batch), arguments["input_ids"]
+        prompt = arguments["input_ids"]
+        keys = self._batch[-len(prompt) :]  # a task's last round looks its document up for nothing
         self._batch.clear()
         if len(keys) != len(prompt):
             raise RuntimeError(f"{len(prompt)} prompts came with {len(keys)} documents: {keys}")
@@ -147,7 +156,7 @@ class ReplayMixin:
         fields = [{**answer, "seed": s} for answer, s in zip(answers, seeds, strict=True)]
         records = self.steered.records(result, decode_seconds=seconds, answers=fields)
         for key, repeat, record in zip(keys, repeats, records, strict=True):
-            if repeat < self._asked[key]:
+            if self._asked is None or repeat < self._asked[key]:
                 self.book.add(*key, record)
         return output
 
@@ -169,6 +178,15 @@ class ReplayMixin:
         """Let go of both models, which the harness wants gone before it scores."""
         self._answering = self.steered = self.pair = None
         super().clean()  # type: ignore[misc]
+
+
+def _key(request: Any) -> Key:
+    return request.task_name, request.doc_id
+
+
+def _evens_out_ranks(request: Any) -> bool:
+    """Return whether the harness added a request only to give all processes equally many."""
+    return bool(request.metadata.get("__padding_only__"))
 
 
 def _load(settings: Settings, config: PretrainedConfig, loading: dict[str, Any]) -> Pair:

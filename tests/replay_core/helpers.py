@@ -14,7 +14,7 @@ from replay_core import Pair, ReplayConfig, ReplayResult, ReplayTargets, Steered
 from tests.support import oracle, tiny
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # pytest prints it at every failure
 class Loaded:
     """A tiny pair, loaded once for the session; tests leave it as they found it."""
 

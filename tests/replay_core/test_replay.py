@@ -115,9 +115,9 @@ def test_reference_at_layer_zero_reads_the_embeddings(
 
 
 @pytest.mark.parametrize("boundary", ["aligned", "reference"])
-def test_padding_side_changes_nothing(either: Loaded, boundary: str) -> None:
+def test_padding_side_changes_nothing(loaded: Loaded, boundary: str) -> None:
     config = stable(boundary, steps=2)
-    left, right = (run(either, either.batch("mixed", side), config) for side in ("left", "right"))
+    left, right = (run(loaded, loaded.batch("mixed", side), config) for side in ("left", "right"))
     assert left.delta.any()
     assert torch.equal(left.delta, right.delta)
     assert left.samples == right.samples
@@ -168,7 +168,7 @@ def test_reference_keeps_x_in_the_models_dtype(loaded16: Loaded) -> None:
 
 @pytest.mark.parametrize("select", ["low", "random"])
 def test_a_row_of_a_batch_is_as_if_alone(loaded: Loaded, select: Any) -> None:
-    config = stable(select=select, steps=8)
+    config = stable(select=select, steps=4)
     together = rows_of(run(loaded, loaded.batch("mixed"), config))
     for row in (0, 2):
         alone = run(loaded, loaded.singles("mixed")[row], config)
@@ -191,10 +191,9 @@ def test_the_order_of_rows_changes_nothing_else(loaded: Loaded) -> None:
         assert gap(rows_of(back)[2 - row], rows_of(there)[row]) < CLOSE
 
 
-@pytest.mark.parametrize("select", ["low", "random"])
-def test_the_same_run_twice_gives_the_same_x(either: Loaded, select: Any) -> None:
+def test_the_same_run_twice_gives_the_same_x(either: Loaded) -> None:
     first, second = (
-        run(either, either.batch("mixed"), stable(select=select, steps=2)) for _ in range(2)
+        run(either, either.batch("mixed"), stable(select="random", steps=2)) for _ in range(2)
     )
     assert first.delta.any()
     assert torch.equal(first.delta, second.delta)
@@ -210,12 +209,11 @@ def test_random_draws_follow_the_seed(one: Loaded) -> None:
 # --- outcomes -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("keep", ["last", "best"])
-def test_a_self_pair_has_no_drift(load: Any, either: Loaded, family: str, keep: Any) -> None:
+def test_a_self_pair_has_no_drift(load: Any, either: Loaded, family: str) -> None:
     # Two models with equal weights, and one model twice.
     apart = load(family, either.policy.dtype, distance=0).pair
     for pair in (apart, make_pair(either.policy, either.policy)):
-        result = run(pair, either.batch("mixed"), stable(keep=keep))
+        result = run(pair, either.batch("mixed"), stable())
         assert outcomes(result) == ["no_drift", "no_visual_tokens", "no_drift"]
         assert not result.delta.any()
         for row in (0, 2):
@@ -547,6 +545,37 @@ def test_descent_is_stable_while_alpha_times_curvature_is_below_two(
     descent = descend(problem)
     assert descent.outcomes[0].value == outcome
     assert bool(descent.delta.any()) == (outcome == "applied")
+
+
+@pytest.mark.parametrize(
+    ("peak", "keep", "outcome"),
+    [(1.02, "last", "applied"), (1.2, "last", "diverged"), (1.2, "best", "applied")],
+)
+def test_a_descent_that_overshoots_its_start_is_diverged_wherever_it_ends(
+    peak: float, keep: Any, outcome: str
+) -> None:
+    @dataclass(frozen=True)
+    class Hill(Toy):
+        def losses(self, delta: Tensor) -> Tensor:
+            # The first step climbs to the peak, the others descend behind it.
+            behind = (delta.detach().norm(dim=1) > 0.05).float()
+            return 1 - delta.sum(1) + behind * (peak - 1 + 0.2)
+
+    plain = toy(stable(step_size=0.1, steps=6, keep=keep), curve=[0], slope=[0], start=[1])
+    descent = descend(Hill(**vars(plain)))
+    assert float(descent.losses.max()) == pytest.approx(peak)
+    assert float(descent.losses[0, -1]) < 1
+    assert descent.outcomes[0].value == outcome
+    assert bool(descent.delta.any()) == (outcome == "applied")
+
+
+def test_an_enormous_step_is_never_called_applied(loaded: Loaded) -> None:
+    # It ends below its start, with the features overwritten.
+    result = run(loaded, loaded.batch("one_image"), stable(step_size=3000))
+    (sample,) = result.samples
+    assert sample.outcome == "diverged"
+    assert max(sample.losses) > 1.05 * sample.losses[0]
+    assert not result.delta.any()
 
 
 def test_a_loss_that_is_only_rounding_is_no_drift_and_one_above_is_not() -> None:

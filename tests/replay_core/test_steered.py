@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from replay_core import Pair, ReplayResult, Steered, UsageError, make_pair
+from replay_core import Pair, ReplayResult, Steered, UsageError, load_pair, make_pair
 from replay_core.seeds import stable_seed, token_digest
 from replay_core.steered import left_padded, split_arguments
 from tests.replay_core.helpers import (
@@ -92,10 +92,9 @@ def test_zero_steps_score_as_the_plain_policy_bitwise(either: Loaded, side: Any)
     assert torch.equal(scores, expected)
 
 
-@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("method", ["none", "base"])
-def test_without_replay_the_model_itself_answers(either: Loaded, method: Any, side: Any) -> None:
-    inputs = either.batch("mixed", side)
+def test_without_replay_the_model_itself_answers(either: Loaded, method: Any) -> None:
+    inputs = either.batch("mixed", "right")
     model = either.base if method == "base" else either.policy
     answer = Steered(either.pair, stable(method=method)).generate(**inputs, **told())
     assert same_answer(answer, model.generate(**inputs, **told()))
@@ -196,9 +195,9 @@ def test_one_result_answers_twice_the_same(loaded: Loaded, how: Any) -> None:
     assert torch.equal(result.delta, kept)
 
 
-def test_generate_is_optimise_and_decode_in_a_row(either: Loaded) -> None:
-    inputs = either.batch("mixed")
-    steered = Steered(either.pair, stable(steps=2))
+def test_generate_is_optimise_and_decode_in_a_row(loaded: Loaded) -> None:
+    inputs = loaded.batch("mixed")
+    steered = Steered(loaded.pair, stable(steps=2))
     expected = steered.decode(inputs, steered.optimise(inputs), **told())
     assert same_answer(steered.generate(**inputs, **told()), expected)
 
@@ -472,3 +471,13 @@ def test_a_mask_with_holes_is_refused(mask: list[list[int]]) -> None:
     inputs = {"input_ids": torch.ones(len(mask), 4, dtype=torch.long)}
     with pytest.raises(ValueError, match="the attention mask has holes"):
         left_padded({**inputs, "attention_mask": torch.tensor(mask)})
+
+
+def test_a_base_with_too_few_layers_is_refused_at_once(one: Loaded) -> None:
+    trimmed = load_pair(one.folders.policy, one.folders.base, base_layers=2)
+    Steered(trimmed, stable(layers=2))
+    Steered(trimmed, stable(method="none"))
+    with pytest.raises(UsageError, match="loaded with base_layers=2, but this run needs 3 of its"):
+        Steered(trimmed, stable(layers=3))
+    with pytest.raises(UsageError, match="needs 5 of its layers"):
+        Steered(trimmed, stable(method="base", layers=2))

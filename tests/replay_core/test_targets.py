@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch.distributions import Categorical
 
-from replay_core import ReplayTargets, Steered, UsageError
+from replay_core import ReplayTargets, Steered, UsageError, make_pair
 from replay_core.targets import arithmetic, prompt_of, settings_of
 from tests.replay_core.helpers import Loaded, masks_of, owner_of, stable
 from tests.support import oracle
@@ -171,7 +171,8 @@ def test_targets_of_other_settings_are_refused(one: Loaded, change: dict[str, An
     other = Steered(one.pair, stable(**{"steps": 0, **change}))
     with pytest.raises(UsageError) as caught:
         other.optimise(inputs, targets=targets)
-    made, asked = (settings_of(s, s.layer_indices(5)) for s in (stable(), other.config))
+    base = f"{one.pair.base_revision} in torch.float32"
+    made, asked = (settings_of(s, s.layer_indices(5), base) for s in (stable(), other.config))
     assert made != asked
     assert str(caught.value) == f"these targets were made with {made}; this run asks for {asked}"
 
@@ -186,7 +187,15 @@ def test_targets_serve_any_step_size_and_number_of_steps(one: Loaded) -> None:
 
 def test_settings_name_the_layers_themselves() -> None:
     config = stable()
-    assert json.loads(settings_of(config, [0, 1]))["layers"] == [0, 1]
+    assert json.loads(settings_of(config, [0, 1], "b"))["layers"] == [0, 1]
+
+
+def test_targets_of_another_base_are_refused(one: Loaded) -> None:
+    inputs = one.batch("one_image")
+    targets = Steered(one.pair, stable(steps=0)).targets(inputs)
+    swapped = make_pair(one.base, one.policy)
+    with pytest.raises(UsageError, match="these targets were made with"):
+        Steered(swapped, stable(steps=0)).optimise(inputs, targets=targets)
 
 
 def test_a_prompt_is_the_same_on_either_side(one: Loaded) -> None:

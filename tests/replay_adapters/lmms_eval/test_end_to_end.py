@@ -141,3 +141,13 @@ def test_the_pairs_protocol_reaches_the_prompt(lmms_eval, tiny_pairs, tmp_path):
 def test_our_tasks_are_found_without_a_flag(lmms_eval, module):
     listed = lmms_eval("qwen2_vl_replay", "", "list", module=module)
     assert "replay_demo" in listed.output
+
+
+def test_every_round_of_a_multi_round_task_has_its_record(lmms_eval, tiny_pairs):
+    """With the simple class: upstream's chat class cannot run these tasks."""
+    given = arguments(tiny_pairs["qwen2_5_vl"], REPLAY, "dtype=float32")
+    more = ("--force_simple", "--limit", "2", "--gen_kwargs", "max_new_tokens=4")
+    ended = lmms_eval("qwen2_vl_replay", given, "replay_test_rounds", *more)
+    assert ended.code == 0, ended.output
+    assert [len(sample["replay"]) for sample in ended.samples.values()] == [2, 2]
+    assert {record["outcome"] for record in ended.records} == {"applied"}

@@ -21,6 +21,26 @@ def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, str]) 
     return lmms_eval_specific_kwargs["pre_prompt"] + doc["question"]
 
 
+def two_rounds(
+    doc: dict[str, Any],
+    lmms_eval_specific_kwargs: dict[str, str] | None = None,
+    previous_output: list[str] | None = None,
+    round_idx: int | None = None,
+    previous_round_info: Any = None,
+) -> Any:
+    """Return the question, and in a second round another one about the same picture."""
+    if round_idx is None:
+        return doc["question"]
+    done = round_idx == 2
+    text = None if done else "Look again: " + doc["question"]
+    return None if done else doc_to_visual(doc), text, done, list(previous_output or []), None
+
+
+def score_rounds(doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
+    """Return how many rounds were answered."""
+    return {"even": float(len(results[0]))}
+
+
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """Return a score that any answer has."""
     return {"even": float(len(results[0]) % 2 == 0)}
