@@ -20,6 +20,7 @@ from replay_core.anatomy import (
 )
 from replay_core.config import ReplayConfig
 from replay_core.errors import ReplayError, UsageError
+from replay_core.padding import attention_mask_of, left_padded
 from replay_core.pair import Pair, frozen
 from replay_core.record import ReplayRecord, Seconds, make_record
 from replay_core.replay import Outcome, ReplayProblem, SampleReplay, descend, describe
@@ -129,9 +130,12 @@ class Steered:
     ) -> ReplayResult:
         window = _Window.of(inputs, self.pair.policy, features, self.config)
         if targets is None:
-            targets = self._targets(inputs, features, window, seeds)
+            shared = self.pair.shared_vision
+            seen = features if shared else visual_features(self.pair.base.model, inputs)
+            assert seen is not None  # the policy found visual tokens in the same prompts
+            targets = self._base_pass(inputs, seen, window, seeds)
         else:
-            prompt = prompt_of(inputs["input_ids"], _mask(inputs))
+            prompt = prompt_of(inputs["input_ids"], attention_mask_of(inputs))
             targets.check(prompt, self._target_settings)
         # "Before layer l" is behind layer l - 1, so that l itself need not run.
         depth = max(self.layers) + (self.config.boundary == "aligned")
@@ -183,20 +187,6 @@ class Steered:
             window = _Window.of(inputs, self.pair.base, features, self.config)
             return self._base_pass(inputs, features, window, seeds)
 
-    def _targets(
-        self,
-        inputs: dict[str, Tensor],
-        features: VisualFeatures,
-        window: "_Window",
-        seeds: Sequence[int] | None,
-    ) -> ReplayTargets:
-        """Return the targets, with the base's own features unless the towers are equal."""
-        if not self.pair.shared_vision:
-            own = visual_features(self.pair.base.model, inputs)
-            assert own is not None
-            features = own
-        return self._base_pass(inputs, features, window, seeds)
-
     def _base_pass(
         self,
         inputs: dict[str, Tensor],
@@ -212,13 +202,13 @@ class Steered:
             self.layers,
             self.config,
             seeds=self.seeds(inputs) if seeds is None else seeds,
-            prompt=prompt_of(inputs["input_ids"], _mask(inputs)),
+            prompt=prompt_of(inputs["input_ids"], attention_mask_of(inputs)),
             settings=self._target_settings,
         )
 
     def seeds(self, inputs: Inputs) -> list[int]:
         """Return one seed per sample, from ``config.seed`` and the prompt's own tokens."""
-        rows = zip(inputs["input_ids"], _mask(inputs).bool(), strict=True)
+        rows = zip(inputs["input_ids"], attention_mask_of(inputs).bool(), strict=True)
         return [stable_seed(self.config.seed, token_digest(row[kept])) for row, kept in rows]
 
     def decode(self, inputs: Inputs, result: ReplayResult, **generation: Any) -> Any:
@@ -316,7 +306,7 @@ class _Window:
     ) -> "_Window":
         masks = placeholder_masks(anatomy.model, inputs["input_ids"])
         visual = torch.stack([masks[modality] for modality in features.outputs]).any(0)
-        candidate = visual if config.positions == "visual" else _mask(inputs).bool()
+        candidate = visual if config.positions == "visual" else attention_mask_of(inputs).bool()
         row, column = torch.nonzero(candidate, as_tuple=True)
         columns = torch.nonzero(candidate.any(0)).squeeze(-1)
         return cls(
@@ -337,31 +327,6 @@ def split_arguments(
     forward = inspect.signature(anatomy.model.forward).parameters
     inputs = {k: v for k, v in arguments.items() if k in forward and isinstance(v, Tensor)}
     return inputs, {k: v for k, v in arguments.items() if k not in inputs}
-
-
-def left_padded(inputs: Inputs) -> dict[str, Tensor]:
-    """Return the batch with every row's padding moved to its left; pixels are untouched."""
-    mask = _mask(inputs)
-    lengths = mask.sum(1)
-    columns = torch.arange(mask.shape[1], device=mask.device)
-    ends = torch.where(mask.bool(), columns, -1).amax(1) + 1
-    shift = mask.shape[1] - ends
-    solid = (columns < ends[:, None]) & (columns >= (ends - lengths)[:, None])
-    if not torch.equal(mask.bool(), solid):
-        raise ValueError("the attention mask has holes; prompts must be padded on one side only")
-    if not shift.any():
-        return dict(inputs)
-    source = (columns[None] - shift[:, None]) % mask.shape[1]
-    moved = {}
-    for name, value in inputs.items():
-        aligned = value.ndim == 2 and value.shape == mask.shape and not value.is_floating_point()
-        moved[name] = value.gather(1, source) if aligned else value
-    return moved
-
-
-def _mask(inputs: Inputs) -> Tensor:
-    mask = inputs.get("attention_mask")
-    return torch.ones_like(inputs["input_ids"]) if mask is None else mask
 
 
 def _raise_failure(samples: Sequence[SampleReplay]) -> None:
