@@ -151,3 +151,17 @@ def test_every_round_of_a_multi_round_task_has_its_record(lmms_eval, tiny_pairs)
     assert ended.code == 0, ended.output
     assert [len(sample["replay"]) for sample in ended.samples.values()] == [2, 2]
     assert {record["outcome"] for record in ended.records} == {"applied"}
+
+
+def test_sampled_answers_are_the_same_in_two_runs(lmms_eval, tiny_pairs):
+    given = arguments(tiny_pairs["qwen2_vl"], "replay_method=none")
+    sampled = ("--gen_kwargs", "temperature=1", "--limit", "4")
+    first, second = (
+        lmms_eval(
+            "qwen2_vl_replay", f"{given},replay_seed={seed}", "replay_test_pictures", *sampled
+        )
+        for seed in (0, 0)
+    )
+    assert first.answers == second.answers
+    other = lmms_eval("qwen2_vl_replay", f"{given},replay_seed=1", "replay_test_pictures", *sampled)
+    assert other.answers != first.answers
