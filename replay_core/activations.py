@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,9 @@ from transformers import DynamicCache
 
 from replay_core.anatomy import Anatomy, Inputs, VisualFeatures, without_pixels
 from replay_core.capture import Reached, Where, capture
+
+# What transformers calls the keys and values that a decoder is given: since 5.24, and before.
+CACHES = ("cache", "past_key_values")
 
 # Which axis of the decoder's arguments runs along the prompt.
 _SEQUENCE_AXIS = {"inputs_embeds": 1, "position_ids": -1, "visual_pos_masks": 1}
@@ -46,7 +50,7 @@ class DecoderCall:
             head = self._cut(0, 0, start)
             prefix = DynamicCache(config=self.anatomy.model.config)
             with torch.no_grad(), capture(self.anatomy.layers, [layers - 1], where="after"):
-                head._forward(head.embeds, past_key_values=prefix, use_cache=True)
+                head._forward(head.embeds, prefix)
             return replace(self._cut(0, start, stop), start=start, prefix=prefix)
         return replace(self._cut(start, start, stop), start=start)
 
@@ -67,15 +71,18 @@ class DecoderCall:
 
         ``embeds`` replaces the input embeddings.
         """
-        cache: dict[str, Any] = {"use_cache": False}
-        if self.prefix is not None:
-            cache = {"past_key_values": _fresh(self.prefix), "use_cache": True}
+        prefix = None if self.prefix is None else _fresh(self.prefix)
         with capture(self.anatomy.layers, layers, where=where) as seen:
-            self._forward(self.embeds if embeds is None else embeds, **cache)
+            self._forward(self.embeds if embeds is None else embeds, prefix)
         return seen
 
-    def _forward(self, embeds: Tensor, **cache: Any) -> None:
-        self.anatomy.decoder(inputs_embeds=embeds, **self.arguments, **cache)
+    def _forward(self, embeds: Tensor, cache: DynamicCache | None) -> None:
+        decoder = self.anatomy.decoder
+        # transformers 5.24 renamed the argument, and ignores the old name beside the new one.
+        taken = inspect.signature(decoder.forward).parameters
+        name = next(name for name in CACHES if name in taken)
+        kept: dict[str, Any] = {name: cache, "use_cache": cache is not None}
+        decoder(inputs_embeds=embeds, **self.arguments, **kept)
 
 
 def decoder_call(anatomy: Anatomy, inputs: Inputs, features: VisualFeatures | None) -> DecoderCall:
@@ -100,7 +107,7 @@ def decoder_call(anatomy: Anatomy, inputs: Inputs, features: VisualFeatures | No
     finally:
         handle.remove()
     embeds = caught.pop("inputs_embeds")
-    for name in ("input_ids", "past_key_values", "use_cache"):
+    for name in ("input_ids", "use_cache", *CACHES):
         caught.pop(name, None)
     return DecoderCall(anatomy, embeds, caught)
 
