@@ -14,7 +14,7 @@ from replay_core.anatomy import (
     Anatomy,
     Inputs,
     VisualFeatures,
-    placeholder_masks,
+    check_complete,
     visual_features,
     without_pixels,
 )
@@ -128,7 +128,7 @@ class Steered:
         seeds: Sequence[int] | None,
         started: float,
     ) -> ReplayResult:
-        window = _Window.of(inputs, self.pair.policy, features, self.config)
+        window = _Window.of(inputs, features, self.config)
         if targets is None:
             shared = self.pair.shared_vision
             seen = features if shared else visual_features(self.pair.base.model, inputs)
@@ -184,7 +184,7 @@ class Steered:
             features = visual_features(base, inputs)
             if features is None:
                 raise ValueError("these prompts have no visual tokens, so there are no targets")
-            window = _Window.of(inputs, self.pair.base, features, self.config)
+            window = _Window.of(inputs, features, self.config)
             return self._base_pass(inputs, features, window, seeds)
 
     def _base_pass(
@@ -230,6 +230,7 @@ class Steered:
             "input_ids": continuation,
             "attention_mask": torch.ones_like(continuation),
             "mm_token_type_ids": torch.zeros_like(continuation),
+            "token_type_ids": torch.zeros_like(continuation),
         }.items():
             if name in inputs:
                 inputs[name] = torch.cat([inputs[name], tail.to(inputs[name])], dim=1)
@@ -300,12 +301,10 @@ class _Window:
     def of(
         cls,
         inputs: Inputs,
-        anatomy: Anatomy,
         features: VisualFeatures,
         config: ReplayConfig,
     ) -> "_Window":
-        masks = placeholder_masks(anatomy.model, inputs["input_ids"])
-        visual = torch.stack([masks[modality] for modality in features.outputs]).any(0)
+        visual = features.positions
         candidate = visual if config.positions == "visual" else attention_mask_of(inputs).bool()
         row, column = torch.nonzero(candidate, as_tuple=True)
         columns = torch.nonzero(candidate.any(0)).squeeze(-1)
@@ -323,9 +322,19 @@ class _Window:
 def split_arguments(
     anatomy: Anatomy, arguments: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split what ``generate`` takes into the processor's tensors and the generation options."""
+    """Split what ``generate`` takes into the processor's tensors and the generation options.
+
+    Raises:
+        UsageError: something of the processor's output is missing (:func:`check_complete`).
+    """
     forward = inspect.signature(anatomy.model.forward).parameters
-    inputs = {k: v for k, v in arguments.items() if k in forward and isinstance(v, Tensor)}
+    # Some processors leave second_per_grid_ts a list.
+    inputs = {
+        name: value if isinstance(value, Tensor) else torch.tensor(value)
+        for name, value in arguments.items()
+        if name in forward and isinstance(value, Tensor | list)
+    }
+    check_complete(anatomy.model, inputs)
     return inputs, {k: v for k, v in arguments.items() if k not in inputs}
 
 
