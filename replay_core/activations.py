@@ -135,7 +135,8 @@ def decoder_call(anatomy: Anatomy, inputs: Inputs, features: VisualFeatures | No
         caught.pop(name, None)
     if features is not None:
         arrived = embeds[features.positions.to(embeds.device)]
-        if not torch.equal(arrived, features.flat.to(arrived)):
+        sent = features.flat.to(arrived)
+        if not torch.allclose(arrived, sent, rtol=0, atol=0, equal_nan=True):
             raise UsageError(
                 f"{anatomy.name} is not supported: its visual features do not reach the text "
                 "decoder as its encoder returns them"

@@ -339,8 +339,9 @@ def test_only_what_is_needed_runs(loaded: Loaded, boundary: str, name: str) -> N
     inputs = loaded.batch(name)
     columns = (inputs["mm_token_type_ids"] > 0).any(0).nonzero()[:, 0]
     first, window = int(columns[0]), int(columns[-1] - columns[0]) + 1
+    steered = Steered(loaded.pair, stable(boundary, steps=3))
     with counted(**parts(loaded.pair)) as calls:
-        Steered(loaded.pair, stable(boundary, steps=3)).optimise(inputs)
+        steered.optimise(inputs)
     for who in ("policy", "base"):
         assert len(calls[f"{who}_vision"]) == 1
         assert calls[f"{who}_head"] == []
@@ -396,8 +397,9 @@ def test_given_targets_spare_the_base(loaded: Loaded) -> None:
 
 def test_candidates_of_the_whole_prompt_need_the_whole_window(one: Loaded) -> None:
     inputs = one.batch("mixed")
+    steered = Steered(one.pair, stable(steps=1, positions="input"))
     with counted(**parts(one.pair)) as calls:
-        Steered(one.pair, stable(steps=1, positions="input")).optimise(inputs)
+        steered.optimise(inputs)
     assert calls["policy_0"] == 2 * [inputs["input_ids"].shape[1]]
 
 
@@ -426,6 +428,16 @@ def test_arguments_are_split_by_what_the_forward_takes(one: Loaded) -> None:
     inputs, generation = split_arguments(one.pair.policy, {**batch, **options})
     assert inputs.keys() == batch.keys()
     assert generation.keys() == options.keys()
+
+
+def test_seconds_that_came_as_a_list_are_an_input_too(one: Loaded) -> None:
+    batch = dict(one.batch("clip"))
+    seconds = batch["second_per_grid_ts"]
+    inputs, generation = split_arguments(
+        one.pair.policy, {**batch, "second_per_grid_ts": seconds.tolist(), "eos_token_id": [1, 2]}
+    )
+    assert torch.equal(inputs["second_per_grid_ts"], seconds)
+    assert generation == {"eos_token_id": [1, 2]}
 
 
 def test_a_base_with_too_few_layers_is_refused_at_once(one: Loaded) -> None:
