@@ -495,7 +495,7 @@ class Toy(ReplayProblem):
 def toy(config: ReplayConfig, *, curve: Any, slope: Any, start: Any, tokens: int = 1) -> Toy:
     samples = len(curve)
     each = torch.arange(samples)
-    features = VisualFeatures({}, {}, torch.ones(samples, 2))
+    features = VisualFeatures({}, {}, torch.ones(samples, 2), torch.ones(samples, 1).bool())
     target = LayerTarget(each, torch.zeros(samples, 1), None)
     targets = ReplayTargets({0: target}, {0: torch.ones(samples)}, "", "")
     candidates = Candidates(each, each, each, torch.full((samples,), tokens))
