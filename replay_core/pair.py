@@ -157,6 +157,19 @@ def revision_of(model: PreTrainedModel) -> str:
     return f"sha256:{folder_digest(folder)}" if folder is not None and folder.is_dir() else ""
 
 
+def checkpoint_revision(checkpoint: str | Path) -> str:
+    """Return what :func:`revision_of` says of the checkpoint's model, without loading it.
+
+    Raises:
+        UsageError: there is no checkpoint.
+    """
+    commit = getattr(load_config(checkpoint), "_commit_hash", None)
+    folder = Path(checkpoint)
+    if commit:
+        return f"commit:{commit}"
+    return f"sha256:{folder_digest(folder)}" if folder.is_dir() else ""
+
+
 def folder_digest(folder: Path) -> str:
     """Return 16 hexadecimal digits of the content of a checkpoint's configs and weights."""
     files = sorted(
