@@ -8,6 +8,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from replay_adapters.options import Settings
 from replay_core import Pair, load_pair, make_pair
+from replay_core.adapter import adapted_base
 from replay_core.pair import load_model
 from replay_core.record import library_versions
 
@@ -31,10 +32,18 @@ def load_for_method(settings: Settings, config: PretrainedConfig, loading: dict[
     ``config`` is the answering checkpoint's; ``loading`` goes to transformers.
     """
     files, method = settings.pair, settings.config.method
-    if method not in ALONE:
+    adapted = adapted_base(files.policy) is not None
+    if method not in ALONE or (adapted and method == "none"):
         layers = settings.config.layer_indices(config.get_text_config().num_hidden_layers)
-        needed = max(layers) + 1
-        return load_pair(files.policy, files.base, base_layers=needed, name=files.name, **loading)
+        return load_pair(
+            files.policy,
+            files.base,
+            base_layers=max(layers) + 1,
+            base_device_map=settings.base_device,
+            base_quantization=settings.base_quantization,
+            name=files.name,
+            **loading,
+        )
     alone = load_model(files.base if method == "base" else files.policy, **loading)
     return make_pair(alone, alone, name=files.name)
 

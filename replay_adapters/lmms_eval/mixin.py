@@ -141,7 +141,7 @@ class ReplayMixin:
         if generation.get("do_sample"):
             set_seed(stable_seed(*seeds))
         started = time.perf_counter()
-        if self.settings.config.method == "replay":
+        if self.settings.config.method in ("replay", "inject"):
             output = self.steered.decode(inputs, result, **generation)
         else:
             output = self.steered.generate(**arguments)

@@ -25,6 +25,7 @@ CLASS_ARGUMENTS = {
     "Qwen3VLChatReplay": (*_COMMON, "presence_penalty"),
 }
 OUR_ARGUMENTS = ("samples", "device", "attn_implementation")
+_REPLAY_OPTIONS = (*ReplayConfig.model_fields, "protocol", "base_device", "base_quantization")
 _PAIR_ARGUMENTS = ("pair", "pretrained", "dtype")
 _DECODING = ("max_new_tokens", "top_p", "top_k", "temperature", "repetition_penalty")
 
@@ -66,6 +67,11 @@ def plan(arguments: Mapping[str, Any], class_name: str | None = None) -> Planned
     if "model_path" in given:
         given["pretrained"] = given.pop("model_path")
     settings = resolve(given)
+    if settings.journal is not None:
+        raise UsageError(
+            "replay_journal is for lmms-eval only: in VLMEvalKit every sample is kept anyway, and a "
+            "run that is started again goes on behind the last one"
+        )
     config = check_checkpoints(settings)
     fitting = [name for name, (_, types) in CLASSES.items() if config.model_type in types]
     if not fitting or class_name not in (None, *fitting):
@@ -105,7 +111,7 @@ def parse_options(text: str) -> dict[str, Any]:
         name, equals, value = part.strip().partition("=")
         if not name or not equals:
             raise UsageError(f"--replay {text} is not a list of NAME=VALUE with commas between")
-        if name in {*ReplayConfig.model_fields, "protocol"}:
+        if name in _REPLAY_OPTIONS:
             name = PREFIX + name
         elif not name.startswith(PREFIX) and name not in _options():
             close = difflib.get_close_matches(name, _options(), n=1)
@@ -117,7 +123,7 @@ def parse_options(text: str) -> dict[str, Any]:
 
 
 def _options() -> list[str]:
-    replay = [PREFIX + name for name in (*ReplayConfig.model_fields, "protocol")]
+    replay = [PREFIX + name for name in _REPLAY_OPTIONS]
     classes = {name for names in CLASS_ARGUMENTS.values() for name in names}
     return sorted({*replay, *classes, *OUR_ARGUMENTS, "dtype"})
 
