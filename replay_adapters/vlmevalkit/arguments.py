@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -24,7 +24,7 @@ CLASS_ARGUMENTS = {
     "Qwen2VLChatReplay": (*_COMMON, "do_sample"),
     "Qwen3VLChatReplay": (*_COMMON, "presence_penalty"),
 }
-OUR_ARGUMENTS = ("samples", "device", "attn_implementation")
+OUR_ARGUMENTS = ("samples", "processor", "device", "attn_implementation")
 _REPLAY_OPTIONS = (*ReplayConfig.model_fields, "protocol", "base_device", "base_quantization")
 _PAIR_ARGUMENTS = ("pair", "pretrained", "dtype")
 _DECODING = ("max_new_tokens", "top_p", "top_k", "temperature", "repetition_penalty")
@@ -53,8 +53,9 @@ def plan(arguments: Mapping[str, Any], class_name: str | None = None) -> Planned
     """Return what a model with these arguments does; ``class_name`` None reads the checkpoint.
 
     Reads no weights into memory. Arguments are those of ``resolve``, of the harness's class, and
-    ``samples``, ``device`` and ``attn_implementation``; ``model_path`` is another name of
-    ``pretrained``, as the harness calls it.
+    ``samples``, ``processor`` (where the processor is loaded from), ``device`` and
+    ``attn_implementation``; ``model_path`` is another name of ``pretrained``, as the harness calls
+    it.
 
     Raises:
         UsageError: one sentence that quotes what was given and what is allowed.
@@ -67,10 +68,13 @@ def plan(arguments: Mapping[str, Any], class_name: str | None = None) -> Planned
     if "model_path" in given:
         given["pretrained"] = given.pop("model_path")
     settings = resolve(given)
+    if "processor" in settings.rest:
+        pair = settings.pair.model_copy(update={"processor": settings.rest["processor"]})
+        settings = replace(settings, pair=pair)
     if settings.journal is not None:
         raise UsageError(
-            "replay_journal is for lmms-eval only: in VLMEvalKit every sample is kept anyway, and a "
-            "run that is started again goes on behind the last one"
+            "replay_journal is for lmms-eval only: in VLMEvalKit every sample is kept anyway, and "
+            "a run that is started again goes on behind the last one"
         )
     config = check_checkpoints(settings)
     fitting = [name for name, (_, types) in CLASSES.items() if config.model_type in types]

@@ -17,6 +17,7 @@ from loguru import logger
 from replay_adapters.book import report, totals
 from replay_adapters.vlmevalkit.arguments import Planned, plan
 from replay_adapters.vlmevalkit.journal import Journal, plain, write_json
+from replay_adapters.vlmevalkit.scoring import score_every_sample
 
 _MARK = "_activation_replay"
 FAILED = 1
@@ -65,6 +66,7 @@ def join_records_with_samples() -> None:
                 _Current.journal = None
             if rank == 0:
                 _finish(journal, planned, dataset)
+                score_every_sample(dataset, journal)
             return model
 
         return job
