@@ -47,7 +47,7 @@ def score_every_sample(dataset: Any, journal: Journal) -> None:
 def item_scores(eval_file: Path) -> dict[str, float]:
     """Return index (as text) → 0 or 1, from what a scorer left beside a predictions file.
 
-    Empty where it left no such column.
+    Empty where it left no such column. An answer that a scorer rejected (-1) counts as wrong.
     """
     from vlmeval.smp import load
 
@@ -62,7 +62,7 @@ def item_scores(eval_file: Path) -> dict[str, float]:
         found = [column for column in _COLUMNS if column in columns]
         if "index" in columns and found:
             values = zip(table["index"], table[found[0]], strict=True)
-            return {str(plain(index)): float(value) for index, value in values}
+            return {str(plain(index)): max(0.0, float(value)) for index, value in values}
     return {}
 
 
