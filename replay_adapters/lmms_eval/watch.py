@@ -1,20 +1,9 @@
-"""Two small stand-ins through which the mixin sees what a harness class does."""
+"""The stand-in through which the mixin sees which documents a harness class asks for."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 Key = tuple[str, Any]  # (task, document)
-
-
-class Answering:
-    """A model whose ``generate`` is another function, and which is itself in everything else."""
-
-    def __init__(self, model: Any, generate: Callable[..., Any]) -> None:
-        self._model = model
-        self.generate = generate
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
 
 
 class WatchedTasks(Mapping[str, Any]):
