@@ -5,21 +5,24 @@ import inspect
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 from accelerate import PartialState
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import gather_object
 from loguru import logger
 
 from replay_adapters.answering import Answering, already_loaded, identity_of, load_for_method
 from replay_adapters.book import RecordBook, report, totals
 from replay_adapters.lmms_eval import patches
-from replay_adapters.lmms_eval.watch import Key, WatchedTasks
+from replay_adapters.lmms_eval.repeats import in_groups, key_of
+from replay_adapters.lmms_eval.watch import Key, WatchedTasks, brought_back, escaping
 from replay_adapters.options import check_checkpoints, resolve
 from replay_adapters.protocol import edited_request
 from replay_core import ReplayRecord, Steered, UsageError
+from replay_core.recent import Recent
 from replay_core.record import answer_fields
+from replay_core.sampling import SeededRows
 from replay_core.seeds import stable_seed
 from replay_core.steered import split_arguments
 
@@ -32,21 +35,27 @@ class ReplayMixin:
     """
 
     parent_name: ClassVar[str]
-    model_type: ClassVar[str]
+    model_types: ClassVar[tuple[str, ...]]
     default_dtype: ClassVar[str] = "auto"
+    # What the class calls the number of frames, and whether it writes its own system message.
+    frames_argument: ClassVar[str] = "max_num_frames"
+    writes_system_prompt: ClassVar[bool] = False
     is_simple: bool
     task_dict: Any
     command_line_generation: frozenset[str] = frozenset()
+    _repeated: bool = False
 
     def __init__(self, **arguments: Any) -> None:
         self.settings = resolve(arguments)
         config = check_checkpoints(self.settings)
-        if config.model_type != self.model_type:
+        if config.model_type not in self.model_types:
             raise UsageError(
                 f"{self.settings.pair.policy} is a {config.model_type} checkpoint, which this "
-                f"--model name does not take (allowed: {self.model_type})"
+                f"--model name does not take (allowed: {', '.join(self.model_types)})"
             )
         rest = dict(self.settings.rest)
+        if self.settings.protocol.max_num_frames is not None and "max_num_frames" in rest:
+            rest[self.frames_argument] = rest.pop("max_num_frames")
         self._refuse_unknown(rest)
         device = str(rest.pop("device", None) or PartialState().device)
         device_map = rest.pop("device_map", None) or device
@@ -55,17 +64,30 @@ class ReplayMixin:
         loading["attn_implementation"] = rest.pop("attn_implementation", flash)
         self.pair: Any = load_for_method(self.settings, config, loading)
         self.steered: Any = Steered(self.pair, self.settings.config)
+        self.recent = Recent(self.steered)
         self.book = RecordBook()
         self.identity = identity_of(self.pair)
         self._batch: list[Key] = []
         with already_loaded(self.pair.policy.model):
-            source = self.settings.pair.processor or self.settings.pair.policy
+            source = self.settings.processor_source
             super().__init__(pretrained=source, device=device, device_map=device_map, **rest)  # type: ignore[call-arg]
-        self._answering: Any = Answering(self.pair.policy.model, self._generate)
-        if self.settings.protocol.system_prompt is not None:
-            self.system_prompt = self.settings.protocol.system_prompt
+        self._answering: Any = Answering(self.pair.policy.model, escaping(self._generate))
+        self._take_system_prompt()
         patches.install(self)
         logger.info(f"replay: {self.settings.summary()}")
+
+    def _take_system_prompt(self) -> None:
+        """Give the protocol's system prompt to a class that writes it into the prompt itself."""
+        prompt = self.settings.protocol.system_prompt
+        if prompt is None or not (self.is_simple or self.writes_system_prompt):
+            return
+        if not hasattr(self, "system_prompt"):
+            raise UsageError(
+                f"the pair {self.settings.pair.name} has a system prompt, for which lmms-eval's "
+                f"simple class of {self.parent_name} has no place; take its chat class (without "
+                "--force_simple), or replay_protocol=task"
+            )
+        self.system_prompt = prompt
 
     def _refuse_unknown(self, arguments: Collection[str]) -> None:
         """Name a model argument that lmms-eval's class does not have, before it asserts so."""
@@ -93,13 +115,21 @@ class ReplayMixin:
                 self.settings.protocol,
                 chat=not self.is_simple,
                 command_line=self.command_line_generation,
+                writes_system_prompt=self.writes_system_prompt,
             )
             for request in requests
         ]
-        clones = Counter(_key(request) for request in requests if _evens_out_ranks(request))
-        asked = Counter(_key(request) for request in requests) - clones
+        clones = Counter(key_of(request) for request in requests if _evens_out_ranks(request))
+        asked = Counter(key_of(request) for request in requests) - clones
+        answers: list[Any] = [None] * len(requests)
+        groups = in_groups(edited, int(self.batch_size), chat=not self.is_simple)
+        self._repeated = len(groups) > 1
         with self._watching(asked):
-            return super().generate_until(edited)  # type: ignore[misc]
+            for group in groups:
+                given = super().generate_until([edited[index] for index in group])  # type: ignore[misc]
+                for index, answer in zip(group, given, strict=True):
+                    answers[index] = answer
+        return answers
 
     def generate_until_multi_round(self, requests: list[Any]) -> list[Any]:
         """Answer a task's rounds, each with a record, in the prompt that the task gives it."""
@@ -118,18 +148,33 @@ class ReplayMixin:
         tasks = self.task_dict
         self.task_dict = WatchedTasks(tasks, self._batch)
         try:
-            yield
+            with brought_back():
+                yield
         finally:
             self.task_dict = tasks
             self._batch.clear()
+            self.recent.forget()
+
+    def _take_batch(self, size: int) -> list[Key]:
+        """Return the documents of the ``size`` prompts that are answered now.
+
+        A class may look up the next batch's documents meanwhile (simple qwen3_vl does, in a
+        thread); a multi-round task's last round looks its document up for nothing.
+        """
+        if self._asked is None:
+            keys = self._batch[-size:]
+            self._batch.clear()
+        else:
+            keys = self._batch[:size]
+            del self._batch[:size]
+        if len(keys) != size:
+            raise RuntimeError(f"{size} prompts came with {len(keys)} documents: {keys}")
+        return keys
 
     def _generate(self, **arguments: Any) -> Any:
         """Stand in for ``model.generate`` on the batch whose documents were just looked up."""
         prompt = arguments["input_ids"]
-        keys = self._batch[-len(prompt) :]  # a task's last round looks its document up for nothing
-        self._batch.clear()
-        if len(keys) != len(prompt):
-            raise RuntimeError(f"{len(prompt)} prompts came with {len(keys)} documents: {keys}")
+        keys = self._take_batch(len(prompt))
         repeats = []
         for key in keys:
             repeats.append(self._repeats[key])
@@ -137,14 +182,17 @@ class ReplayMixin:
         seed = self.settings.config.seed
         seeds = [stable_seed(seed, *key, n) for key, n in zip(keys, repeats, strict=True)]
         inputs, generation = split_arguments(self.pair.policy, arguments)
-        result = self.steered.optimise(inputs, seeds=seeds)
-        if generation.get("do_sample"):
-            set_seed(stable_seed(*seeds))
+        # x is the document's, whichever of its answers this is.
+        own = [stable_seed(seed, *key, 0) for key in keys]
+        optimise = self.recent.optimise if self._repeated else self.steered.optimise
+        result = optimise(inputs, seeds=own)
         started = time.perf_counter()
-        if self.settings.config.method in ("replay", "inject"):
-            output = self.steered.decode(inputs, result, **generation)
-        else:
-            output = self.steered.generate(**arguments)
+        sampled = generation.get("do_sample", False)
+        with SeededRows(seeds) if sampled else nullcontext():
+            if self.settings.config.method in ("replay", "inject"):
+                output = self.steered.decode(inputs, result, **generation)
+            else:
+                output = self.steered.generate(**arguments)
         seconds = time.perf_counter() - started
         new = output[:, prompt.shape[1] :]
         answers = answer_fields(new, {generation["eos_token_id"]}, generation["max_new_tokens"])
@@ -171,12 +219,8 @@ class ReplayMixin:
 
     def clean(self) -> None:
         """Let go of both models, which the harness wants gone before it scores."""
-        self._answering = self.steered = self.pair = None
+        self._answering = self.steered = self.recent = self.pair = None
         super().clean()  # type: ignore[misc]
-
-
-def _key(request: Any) -> Key:
-    return request.task_name, request.doc_id
 
 
 def _evens_out_ranks(request: Any) -> bool:
