@@ -64,6 +64,8 @@ class PairFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = ""
+    display: str = ""
+    """The name in VLMEvalKit's model names, where the policy's own would not be the only one."""
     policy: str
     """Checkpoint that answers: a hub id, or a folder (relative to this file)."""
     base: str

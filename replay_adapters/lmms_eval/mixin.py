@@ -11,19 +11,17 @@ from typing import Any, ClassVar
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from loguru import logger
-from transformers import PretrainedConfig
 
+from replay_adapters.answering import Answering, already_loaded, identity_of, load_for_method
 from replay_adapters.book import RecordBook, report, totals
 from replay_adapters.lmms_eval import patches
 from replay_adapters.lmms_eval.repeats import in_groups, key_of
-from replay_adapters.lmms_eval.watch import Answering, Key, WatchedTasks, brought_back, escaping
-from replay_adapters.options import Settings, check_checkpoints, resolve
+from replay_adapters.lmms_eval.watch import Key, WatchedTasks, brought_back, escaping
+from replay_adapters.options import check_checkpoints, resolve
 from replay_adapters.protocol import edited_request
-from replay_core import Pair, ReplayRecord, Steered, UsageError, load_pair, make_pair
-from replay_core.adapter import adapted_base
-from replay_core.pair import load_model
+from replay_core import ReplayRecord, Steered, UsageError
 from replay_core.recent import Recent
-from replay_core.record import answer_fields, library_versions
+from replay_core.record import answer_fields
 from replay_core.sampling import SeededRows
 from replay_core.seeds import stable_seed
 from replay_core.steered import split_arguments
@@ -64,17 +62,13 @@ class ReplayMixin:
         loading = {"device_map": device_map, "dtype": self.settings.dtype or self.default_dtype}
         flash = "flash_attention_2" if rest.get("use_flash_attention_2") else None
         loading["attn_implementation"] = rest.pop("attn_implementation", flash)
-        self.pair: Any = _load(self.settings, config, loading)
+        self.pair: Any = load_for_method(self.settings, config, loading)
         self.steered: Any = Steered(self.pair, self.settings.config)
         self.recent = Recent(self.steered)
         self.book = RecordBook()
-        self.identity = {
-            "policy_revision": self.pair.policy_revision,
-            "base_revision": self.pair.base_revision,
-            "versions": library_versions(),
-        }
+        self.identity = identity_of(self.pair)
         self._batch: list[Key] = []
-        with patches.already_loaded(self.pair.policy.model):
+        with already_loaded(self.pair.policy.model):
             source = self.settings.pair.processor or self.settings.pair.policy
             super().__init__(pretrained=source, device=device, device_map=device_map, **rest)  # type: ignore[call-arg]
         self._answering: Any = Answering(self.pair.policy.model, escaping(self._generate))
@@ -231,22 +225,3 @@ class ReplayMixin:
 def _evens_out_ranks(request: Any) -> bool:
     """Return whether the harness added a request only to give all processes equally many."""
     return bool(request.metadata.get("__padding_only__"))
-
-
-def _load(settings: Settings, config: PretrainedConfig, loading: dict[str, Any]) -> Pair:
-    """Load what the method needs: one model for ``none`` and ``base``, else both."""
-    files, method = settings.pair, settings.config.method
-    adapted = adapted_base(files.policy) is not None
-    if method in ("replay", "inject") or (adapted and method == "none"):
-        layers = settings.config.layer_indices(config.get_text_config().num_hidden_layers)
-        return load_pair(
-            files.policy,
-            files.base,
-            base_layers=max(layers) + 1,
-            base_device_map=settings.base_device,
-            base_quantization=settings.base_quantization,
-            name=files.name,
-            **loading,
-        )
-    alone = load_model(files.base if method == "base" else files.policy, **loading)
-    return make_pair(alone, alone, name=files.name)

@@ -7,17 +7,6 @@ from typing import Any
 Key = tuple[str, Any]  # (task, document)
 
 
-class Answering:
-    """A model whose ``generate`` is another function, and which is itself in everything else."""
-
-    def __init__(self, model: Any, generate: Callable[..., Any]) -> None:
-        self._model = model
-        self.generate = generate
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
 class _Escaping(BaseException):
     """Carries an error past an ``except Exception``."""
 
