@@ -5,7 +5,7 @@ import inspect
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 from accelerate import PartialState
@@ -15,6 +15,7 @@ from loguru import logger
 from replay_adapters.answering import Answering, already_loaded, identity_of, load_for_method
 from replay_adapters.book import RecordBook, report, totals
 from replay_adapters.lmms_eval import patches
+from replay_adapters.lmms_eval.journal import Journal
 from replay_adapters.lmms_eval.repeats import in_groups, key_of
 from replay_adapters.lmms_eval.watch import Key, WatchedTasks, brought_back, escaping
 from replay_adapters.options import check_checkpoints, resolve
@@ -67,9 +68,12 @@ class ReplayMixin:
         self.recent = Recent(self.steered)
         self.book = RecordBook()
         self.identity = identity_of(self.pair)
+        path = self.settings.journal
+        rank = PartialState().process_index
+        self.journal = Journal(path, self.fingerprint(), rank) if path else None
         self._batch: list[Key] = []
         with already_loaded(self.pair.policy.model):
-            source = self.settings.pair.processor or self.settings.pair.policy
+            source = self.settings.processor_source
             super().__init__(pretrained=source, device=device, device_map=device_map, **rest)  # type: ignore[call-arg]
         self._answering: Any = Answering(self.pair.policy.model, escaping(self._generate))
         self._take_system_prompt()
@@ -182,25 +186,41 @@ class ReplayMixin:
         seed = self.settings.config.seed
         seeds = [stable_seed(seed, *key, n) for key, n in zip(keys, repeats, strict=True)]
         inputs, generation = split_arguments(self.pair.policy, arguments)
-        # x is the document's, whichever of its answers this is.
-        own = [stable_seed(seed, *key, 0) for key in keys]
+        kept = self.journal.key(inputs, generation, seeds) if self.journal else ""
+        found = self.journal.find(kept, prompt) if self.journal else None
+        if found is None:
+            # x is the document's, whichever of its answers this is.
+            own = [stable_seed(seed, *key, 0) for key in keys]
+            found = self._answer(arguments, own, seeds)
+            if self.journal:
+                self.journal.keep(kept, found[0][:, prompt.shape[1] :], found[1])
+        output, records = found
+        for key, repeat, record in zip(keys, repeats, records, strict=True):
+            if self._asked is None or repeat < self._asked[key]:
+                self.book.add(*key, record)
+        return output
+
+    def _answer(
+        self, arguments: dict[str, Any], own: list[int], seeds: list[int]
+    ) -> tuple[Any, list[ReplayRecord]]:
+        """Return what ``generate`` returns for a batch, and its records.
+
+        ``own`` are the documents' seeds, ``seeds`` those of the answers that are asked now.
+        """
+        inputs, generation = split_arguments(self.pair.policy, arguments)
         optimise = self.recent.optimise if self._repeated else self.steered.optimise
         result = optimise(inputs, seeds=own)
         started = time.perf_counter()
-        with SeededRows(seeds):
+        with SeededRows(seeds) if generation.get("do_sample") else nullcontext():
             if self.settings.config.method in ("replay", "inject"):
                 output = self.steered.decode(inputs, result, **generation)
             else:
                 output = self.steered.generate(**arguments)
         seconds = time.perf_counter() - started
-        new = output[:, prompt.shape[1] :]
+        new = output[:, inputs["input_ids"].shape[1] :]
         answers = answer_fields(new, {generation["eos_token_id"]}, generation["max_new_tokens"])
-        fields = [{**answer, "seed": s} for answer, s in zip(answers, seeds, strict=True)]
-        records = self.steered.records(result, decode_seconds=seconds, answers=fields)
-        for key, repeat, record in zip(keys, repeats, records, strict=True):
-            if self._asked is None or repeat < self._asked[key]:
-                self.book.add(*key, record)
-        return output
+        fields = [{**answer, "seed": seed} for answer, seed in zip(answers, seeds, strict=True)]
+        return output, self.steered.records(result, decode_seconds=seconds, answers=fields)
 
     def summary(self) -> dict[str, Any]:
         """Return settings and totals of the whole run, over all processes, and log them."""

@@ -21,9 +21,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from replay_adapters.jsonl import Appending, Line, read_lines
 from replay_core import UsageError
-
-Line = dict[str, Any]
 
 
 def plain(index: Any) -> Any:
@@ -36,8 +35,7 @@ class Journal:
 
     def __init__(self, folder: Path, dataset: str, rank: int = 0, world: int = 1) -> None:
         self.folder, self.dataset = folder / "replay", dataset
-        self._own = self.folder / f"{dataset}.{rank}of{world}.part"
-        self._whole = False
+        self._file = Appending(self.folder / f"{dataset}.{rank}of{world}.part")
 
     @property
     def file(self) -> Path:
@@ -63,13 +61,7 @@ class Journal:
 
     def add(self, line: Line) -> None:
         """Keep one sample's line; it is on disk when this returns."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not self._whole and self._own.is_file():
-            content = self._own.read_bytes()
-            os.truncate(self._own, content.rfind(b"\n") + 1)  # what a kill left of a line
-        self._whole = True
-        with self._own.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.add(line)
 
     def begun(self) -> dict[Any, Line]:
         """Return index → line of the samples that unfinished runs have answered."""
@@ -100,20 +92,6 @@ class Journal:
             for path in self.folder.glob("*.part")
             if path.name.removesuffix(".part").rpartition(".")[0] == self.dataset
         )
-
-
-def read_lines(path: Path) -> list[Line]:
-    """Return a file's lines; none where there is no file.
-
-    The last line may have been cut by a kill: its sample is not finished, and it is left out.
-
-    Raises:
-        ValueError: another line is not JSON.
-    """
-    if not path.is_file():
-        return []
-    whole = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in whole]
 
 
 def write_json(path: Path, content: Line) -> None:

@@ -20,7 +20,6 @@ from replay_adapters.protocol import edit_question
 from replay_adapters.vlmevalkit import patches
 from replay_adapters.vlmevalkit.arguments import Planned, plan
 from replay_core import ReplayRecord, Steered
-from replay_core.adapter import adapted_base
 from replay_core.record import Seconds, answer_fields
 from replay_core.seeds import stable_seed
 from replay_core.steered import split_arguments
@@ -68,8 +67,7 @@ class ReplayMixin:
         policy = self.pair.policy.model
         self.steered: Any = Steered(self.pair, self.settings.config)
         self.identity = identity_of(self.pair)
-        files = self.settings.pair
-        source = files.processor or adapted_base(files.policy) or files.policy
+        source = self.settings.processor_source
         with already_loaded(policy), patches.gpu_memory_known(type(self)):
             super().__init__(model_path=source, **self.plan.harness)  # type: ignore[call-arg]
         self.processor = _OnDevice(self.processor, policy.device)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,40 +55,70 @@ class Ended:
 Run = Callable[..., Ended]
 
 
-@pytest.fixture(scope="session")
-def lmms_eval(tmp_path_factory) -> Run:
-    """Run lmms-eval's command line; ``module`` says through which of its entries."""
+@dataclass(frozen=True)
+class Command:
+    """A command line of lmms-eval, the folder that it runs in, and its environment."""
 
-    def run(
-        model: str,
-        model_args: str,
-        task: str = "replay_test_pictures",
-        *more: str,
-        module: str = "replay_adapters.lmms_eval.launcher",
-    ) -> Ended:
-        folder = tmp_path_factory.mktemp("run")
-        command = [sys.executable, "-m", module, "--model", model, "--model_args", model_args]
-        command += ["--tasks", task, "--include_path", str(TASKS), "--output_path", str(folder)]
-        command += ["--log_samples", "--device", "cpu", *more]
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "HF_DATASETS_OFFLINE": "1",
-        }
+    words: list[str]
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        return {**os.environ, "OMP_NUM_THREADS": "1", **offline}
+
+    def run(self) -> Ended:
         ended = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
+            self.words,
+            cwd=self.folder,
+            env=self.environment,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=300,
             check=False,
         )
-        return Ended(ended.returncode, ended.stdout, folder)
+        return Ended(ended.returncode, ended.stdout, self.folder)
 
-    return run
+    def run_until(self, reached: Callable[[], bool]) -> int:
+        """Kill the run as soon as ``reached``; return its exit code, negative for the signal."""
+        with (self.folder / "killed.log").open("w") as log:
+            process = subprocess.Popen(
+                self.words, cwd=self.folder, env=self.environment, stdout=log, stderr=log
+            )
+            while process.poll() is None and not reached():
+                time.sleep(0.02)
+            process.kill()
+            return process.wait()
+
+
+Prepare = Callable[..., Command]
+
+
+@pytest.fixture(scope="session")
+def lmms_eval_command(tmp_path_factory) -> Prepare:
+    """Prepare lmms-eval's command line; ``module`` says through which of its entries."""
+
+    def prepare(
+        model: str,
+        model_args: str,
+        task: str = "replay_test_pictures",
+        *more: str,
+        module: str = "replay_adapters.lmms_eval.launcher",
+    ) -> Command:
+        folder = tmp_path_factory.mktemp("run")
+        command = [sys.executable, "-m", module, "--model", model, "--model_args", model_args]
+        command += ["--tasks", task, "--include_path", str(TASKS), "--output_path", str(folder)]
+        command += ["--log_samples", "--device", "cpu", *more]
+        return Command(command, folder)
+
+    return prepare
+
+
+@pytest.fixture(scope="session")
+def lmms_eval(lmms_eval_command) -> Run:
+    """Run lmms-eval's command line."""
+    return lambda *words, **more: lmms_eval_command(*words, **more).run()
 
 
 SEVERAL = """
