@@ -133,6 +133,9 @@ def write_records() -> None:
             processed = original(item, task=task, **arguments)
             if _current is not None and processed.logged_sample is not None:
                 processed.logged_sample["replay"] = _current.book.of(task.config.task, item[0])
+                answers = [list(request.resps) for request in item[2]]
+                if any(len(given) > 1 for given in answers):  # of which filters leave one
+                    processed.logged_sample["replay_answers"] = answers
             return processed
 
         return process

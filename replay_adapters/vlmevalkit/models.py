@@ -15,6 +15,8 @@ from vlmeval.vlm import Qwen2VLChat, Qwen3VLChat
 
 from replay_adapters.answering import Answering, already_loaded, identity_of, load_for_method
 from replay_adapters.options import check_checkpoints
+from replay_adapters.pairs import Protocol
+from replay_adapters.protocol import edit_question
 from replay_adapters.vlmevalkit import patches
 from replay_adapters.vlmevalkit.arguments import Planned, plan
 from replay_core import ReplayRecord, Steered
@@ -84,7 +86,7 @@ class ReplayMixin:
 
     def generate_inner(self, message: list[dict[str, Any]], dataset: str | None = None) -> str:
         """Return the answer to a prompt, or the first of its ``samples``; keep all with records."""
-        message = _with_suffix(message, self.settings.protocol.user_suffix)
+        message = _asked(message, self.settings.protocol)
         index = patches.sample_index()
         answers = []
         self._records.clear()
@@ -180,12 +182,13 @@ def _attention(device: Any, dtype: Any) -> str:
     return "flash_attention_2" if half and on_gpu and is_flash_attn_2_available() else "sdpa"
 
 
-def _with_suffix(message: list[dict[str, Any]], suffix: str | None) -> list[dict[str, Any]]:
-    """Return a message whose last text ends with the pair's suffix."""
-    if suffix is None:
+def _asked(message: list[dict[str, Any]], protocol: Protocol) -> list[dict[str, Any]]:
+    """Return a message whose last text, the question, is asked in the pair's way."""
+    texts = [i for i, part in enumerate(message) if part["type"] == "text"]
+    if not texts:
         return message
-    last = max(i for i, part in enumerate(message) if part["type"] == "text")
-    changed = {**message[last], "value": message[last]["value"] + suffix}
+    last = texts[-1]
+    changed = {**message[last], "value": edit_question(message[last]["value"], protocol)}
     return [*message[:last], changed, *message[last + 1 :]]
 
 
