@@ -140,12 +140,11 @@ def again(undisturbed, vlmeval, tiny_model, tmp_path_factory):
     shutil.copytree(undisturbed, work)
     sampled = {"samples": 3, "temperature": 1.0}
     models = {
-        "tiny-replay": tiny_model(**REPLAY),
-        "tiny-other": tiny_model(**{**REPLAY, "replay_threshold": 0.5}),
+        "tiny-none": tiny_model(replay_method="none"),
+        "tiny-replay": tiny_model(**{**REPLAY, "replay_threshold": 0.5}),
         "tiny-sampled": tiny_model(**REPLAY, **sampled),
         "tiny-resampled": tiny_model(**REPLAY, **sampled),
     }
-    models["tiny-replay"]["replay_threshold"] = 0.5
     data = {**PICTURES, "failing": {"class": "NoSuchDataset", "dataset": "failing"}}
     file = write_run_file(work / "again.json", models, data)
     ended = vlmeval(
@@ -168,6 +167,14 @@ def test_another_threshold_in_the_same_work_folder_is_computed_anew(again, undis
     # The earlier settings' predictions stand where they were.
     kept = read_lines(work / before.folder.name / "replay" / "pictures.jsonl")
     assert kept == before.lines
+
+
+def test_the_same_settings_in_the_same_work_folder_are_not_computed_again(again, undisturbed):
+    work, ended = again
+    assert "Infer tiny-none" not in ended.stdout
+    kept, before = (answers(folder, "tiny-none", "pictures") for folder in (work, undisturbed))
+    assert kept.predictions == before.predictions
+    assert kept.lines == before.lines
 
 
 def test_samples_of_one_item_differ_share_their_x_and_come_again(again):
