@@ -14,6 +14,7 @@ from replay_adapters.lmms_eval import MODEL_NAMES
 from replay_adapters.lmms_eval.watch import Answering
 from replay_adapters.options import Settings, check_checkpoints, resolve
 from replay_core import Pair, UsageError
+from replay_core.anatomy import MODALITIES, PIXELS
 from replay_core.seeds import stable_seed
 from replay_core.steered import split_arguments
 
@@ -36,13 +37,28 @@ class Prompts:
     generation: dict[str, Any]
     documents: tuple[int, ...]
 
-    def digest(self) -> str:
-        """Return 16 hexadecimal digits of all input tensors: equal for byte-identical prompts."""
-        state = hashlib.sha256()
-        for name, value in sorted(self.inputs.items()):
-            state.update(f"{name}{tuple(value.shape)}".encode())
-            state.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return state.hexdigest()[:16]
+    def digests(self, placeholders: Sequence[int]) -> list[str]:
+        """Return 16 hexadecimal digits per row, of its tokens and pixels, whatever its padding.
+
+        ``placeholders`` are the model's ids of visual tokens. Where pixels stand in proportion to
+        them (Qwen's flat patches), or one block per row, each row has its own; else the batch's.
+        """
+        ids, mask = self.inputs["input_ids"], self.inputs["attention_mask"].bool()
+        visual = [int(torch.isin(row, row.new_tensor(placeholders)).sum()) for row in ids]
+        starts = [sum(visual[:i]) for i in range(len(visual) + 1)]
+        states = [hashlib.sha256(str(row[kept].tolist()).encode()) for row, kept in zip(ids, mask)]
+        for name in PIXELS:
+            if name not in self.inputs:
+                continue
+            pixels = self.inputs[name].detach().cpu().contiguous()
+            per_token, left = divmod(len(pixels), max(starts[-1], 1))
+            for row, state in enumerate(states):
+                if left == 0:
+                    mine = pixels[starts[row] * per_token : starts[row + 1] * per_token]
+                else:
+                    mine = pixels[row] if len(pixels) == len(ids) else pixels
+                state.update(mine.contiguous().view(torch.uint8).numpy().tobytes())
+        return [state.hexdigest()[:16] for state in states]
 
 
 class Source:
@@ -99,6 +115,12 @@ class Source:
             "policy_revision": self.pair.policy_revision,
             "base_revision": self.pair.base_revision,
         }
+
+    def digests(self, prompts: Prompts) -> list[str]:
+        """Return what identifies each row of a batch: equal for byte-identical prompts."""
+        config = self.pair.policy.model.config
+        tokens = [getattr(config, f"{modality}_token_id", None) for modality in MODALITIES]
+        return prompts.digests([token for token in tokens if token is not None])
 
     def documents(self, n: int | None, offset: int = 0) -> list[int]:
         """Return the first ``n`` documents behind ``offset``; all where None.

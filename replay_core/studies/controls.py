@@ -57,6 +57,13 @@ def random_like(result: ReplayResult, generator: torch.Generator) -> ReplayResul
     return replace(result, delta=noise / noise.norm(dim=-1, keepdim=True) * norms)
 
 
+def joined_pictures(batches: Sequence[Inputs]) -> dict[str, Tensor]:
+    """Return the pixels and grids of single prompts, joined in the given order."""
+    names = [*PIXELS, "image_grid_thw", "video_grid_thw"]
+    present = [name for name in names if any(name in batch for batch in batches)]
+    return {name: torch.cat([b[name] for b in batches if name in b]) for name in present}
+
+
 def with_pictures_of(inputs: Inputs, donor: Inputs, merge: int = 2) -> dict[str, Tensor]:
     """Return ``inputs`` with the donor batch's pictures in place of their own, row by row.
 
