@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -272,19 +273,16 @@ def _build(
     from lmms_eval import models
 
     depth = check_checkpoints(settings).get_text_config().num_hidden_layers
-    kept = [part for part in arguments.split(",") if part and not _sets(part, _WHOLE)]
-    whole = [*kept, f"replay_layers={depth}", "replay_boundary=aligned"]
+    kept = re.sub(rf"({'|'.join(_WHOLE)})=(\[[^\]]*\]|[^,]*),?", "", arguments).strip(",")
+    whole = [kept, f"replay_layers={depth}", "replay_boundary=aligned", "replay_thresholds=dynamic"]
     kind: Any = models.get_model(model)
     return kind.create_from_arg_string(
-        ",".join(whole), {"batch_size": batch_size, "device": device}
+        ",".join(part for part in whole if part), {"batch_size": batch_size, "device": device}
     )
 
 
-_WHOLE = ("replay_layers", "replay_boundary")
-
-
-def _sets(part: str, names: Sequence[str]) -> bool:
-    return part.split("=", 1)[0] in names
+# What decides how many of the base's layers are loaded; each arm has its own value in the end.
+_WHOLE = ("replay_layers", "replay_boundary", "replay_thresholds", "replay_method")
 
 
 def _task(name: str, model: str, include_path: str | None, *, simple: bool) -> Any:

@@ -18,9 +18,14 @@ from replay_core.studies.arms import Arm
 BASELINE = "none"
 
 
-def control_arms(config: ReplayConfig, votes: int) -> list[Arm]:
-    """Return the control arms around ``config``'s replay; ``votes`` is for self-consistency."""
+def control_arms(config: ReplayConfig, votes: int, n_layers: int) -> list[Arm]:
+    """Return the control arms around ``config``'s replay; ``votes`` is for self-consistency.
+
+    The reference reading cannot match the last of ``n_layers`` layers: its arm does without it.
+    """
     plain = {**config.model_dump(), "method": "replay"}
+    aligned = ReplayConfig(**{**plain, "boundary": "aligned"})
+    inner = tuple(layer for layer in aligned.layer_indices(n_layers) if layer < n_layers - 1)
 
     def arm(name: str, treatment: str = "plain", votes: int = 1, **changes: object) -> Arm:
         settings = ReplayConfig(**{**plain, **changes})
@@ -32,7 +37,7 @@ def control_arms(config: ReplayConfig, votes: int) -> list[Arm]:
         arm("replay"),
         arm("zero steps", steps=0),
         arm("self-pair, aligned", "self_pair", boundary="aligned"),
-        arm("self-pair, reference", "self_pair", boundary="reference"),
+        arm("self-pair, reference", "self_pair", boundary="reference", layers=inner),
         arm("random mask", select="random"),
         arm("high-entropy mask", select="high"),
         arm("shuffled base", "shuffled"),
@@ -44,7 +49,11 @@ def control_arms(config: ReplayConfig, votes: int) -> list[Arm]:
 def self_pair(pair: Pair) -> Pair:
     """Return the policy paired with itself."""
     return replace(
-        pair, base=pair.policy, shared_vision=True, base_revision=pair.policy_revision
+        pair,
+        base=pair.policy,
+        shared_vision=True,
+        adapted=False,
+        base_revision=pair.policy_revision,
     )
 
 

@@ -50,12 +50,18 @@ def read(pair: Pair, inputs: Inputs, layers: Sequence[int] | None = None) -> lis
     layers = range(len(policy.layers)) if layers is None else layers
     with torch.inference_mode(False), torch.no_grad(), frozen(policy.model, base.model):
         inputs = {k: v.clone() if v.is_inference() else v for k, v in left_padded(inputs).items()}
-        states = [_states(anatomy, inputs, layers) for anatomy in (base, policy)]
         kept = attention_mask_of(inputs).bool()
+        ours_after = _states(policy, inputs, layers)
+        with pair.as_base():
+            there = {name: value.to(base.model.device) for name, value in inputs.items()}
+            theirs_after = _states(base, there, layers)
+        by_layer = [
+            _compare(pair, theirs_after.pop(layer)[kept.to(base.model.device)], mine[kept])
+            for layer, mine in list(ours_after.items())
+        ]
         row = torch.nonzero(kept)[:, 0].cpu()
         masks = placeholder_masks(policy.model, inputs["input_ids"])
         visual = torch.stack(list(masks.values())).any(0)[kept].cpu() if masks else row < 0
-        by_layer = [_compare(base, policy, *(s.pop(layer)[kept] for s in states)) for layer in layers]
     entropies, divergences, ours, theirs = (torch.stack(part) for part in zip(*by_layer, strict=True))
     readings = []
     for sample in range(len(kept)):
@@ -77,14 +83,12 @@ def _states(anatomy: Anatomy, inputs: Inputs, layers: Sequence[int]) -> dict[int
     return call.activations(layers, where="after")
 
 
-def _compare(
-    base: Anatomy, policy: Anatomy, base_hidden: Tensor, policy_hidden: Tensor
-) -> tuple[Tensor, ...]:
+def _compare(pair: Pair, base_hidden: Tensor, policy_hidden: Tensor) -> tuple[Tensor, ...]:
     """Return entropy, KL and both top ids (positions,) of one layer, on the CPU."""
     parts: list[list[Tensor]] = [[], [], [], []]
-    ours = Lens(policy)
-    for rows, logits in Lens(base).chunks(base_hidden):
-        other = ours.logits(policy_hidden[rows]).to(logits.device)
+    for rows, other in Lens(pair.policy).chunks(policy_hidden):
+        with pair.as_base():
+            logits = Lens(pair.base).logits(base_hidden[rows]).to(other.device)
         divergence = kl(logits.log_softmax(-1), other.log_softmax(-1))
         values = (entropy(logits), divergence, logits.argmax(-1), other.argmax(-1))
         for part, value in zip(parts, values, strict=True):

@@ -32,7 +32,7 @@ def grid_arms(
 
     ``thresholds``: γ → layer → entropy in nats, from :func:`fixed_thresholds` on held-out items.
     """
-    plain = config.model_dump()
+    plain = {**config.model_dump(), "thresholds": "dynamic"}
     arms = [Arm("none", ReplayConfig(**{**plain, "method": "none"}))]
     for gamma in gammas:
         for alpha in alphas:
@@ -68,7 +68,7 @@ def fixed_thresholds(
 
 
 def mean_curve(curves: Sequence[Sequence[float]], steps: int) -> list[float]:
-    """Return the mean loss (nats) at each step over samples, each relative to nothing.
+    """Return the mean loss (nats) at each step over samples, in the order of the steps.
 
     A sample that left the loop early keeps its last loss.
     """
