@@ -65,7 +65,9 @@ def run_arms(
                 if not all(key in rows for key in keys):
                     answerer = _Answerer(source, arm, documents, sampling)
                     for made in answerer.rows(chunk, repeats):
-                        made["correct"] = source.score(made["document"], made["text"], metric)
+                        made["correct"] = source.questions.score(
+                            made["document"], made["text"], metric
+                        )
                         rows.add([{"arm": arm.name, "arm_hash": arm_hash, **made}])
                 bar.update(len(keys))
     found = {(row["arm_hash"], row["document"], row["repeat"]): row for row in rows}

@@ -137,7 +137,10 @@ def told(found: TaskComparison) -> str:
     """Return a comparison as a small table of text."""
     report, row = found.report, row_of(found)
     lines = [
-        ("items (n)", f"{report.n}" + (f" in {report.clusters} clusters" if report.clusters else "")),
+        (
+            "items (n)",
+            f"{report.n}" + (f" in {report.clusters} clusters" if report.clusters else ""),
+        ),
         ("score a → b", f"{report.score_a:.4f} → {report.score_b:.4f}"),
         ("difference", f"{report.difference:+.4f}, 95% interval {report.interval}"),
     ]

@@ -212,9 +212,7 @@ def _vlmevalkit_files(folder: Path) -> dict[str, Reader]:
     return found
 
 
-def _vlmevalkit(
-    path: Path, prediction: Path, task: str, metric: str | None, judge: str
-) -> RunLog:
+def _vlmevalkit(path: Path, prediction: Path, task: str, metric: str | None, judge: str) -> RunLog:
     table = _table(path)
     columns = [metric] if metric else ["hit", "score", "correct"]
     named = next((c for c in columns if c in table.columns), None)
@@ -232,7 +230,9 @@ def _vlmevalkit(
         mine = records.get(index, [])
         items[index] = Item(
             float(row[named]),
-            asked="\n".join([str(row.get("question", "")), *(f"{k}. {v}" for k, v in options.items())]),
+            asked="\n".join(
+                [str(row.get("question", "")), *(f"{k}. {v}" for k, v in options.items())]
+            ),
             target=str(row.get("answer", "")),
             tokens=_mean([r.get("new_tokens") for r in mine]),
             truncated=_mean([r.get("truncated") for r in mine]),

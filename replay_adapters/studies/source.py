@@ -1,9 +1,6 @@
 """Prompts and scores of an lmms-eval task, through the harness's own dataloader and model class."""
 
-import contextlib
 import hashlib
-import io
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,14 +11,13 @@ import torch
 from replay_adapters.lmms_eval import MODEL_NAMES
 from replay_adapters.lmms_eval.watch import Answering
 from replay_adapters.options import Settings, check_checkpoints, resolve
+from replay_adapters.studies.questions import Questions, quiet_bars
 from replay_core import Pair, UsageError
 from replay_core.anatomy import MODALITIES, PIXELS
 from replay_core.seeds import stable_seed
 from replay_core.steered import split_arguments
 
 MODEL = "qwen2_vl_replay"
-# What lmms-eval's command line strips from an answer before it is scored.
-REASONING_TAGS = '[["<think>", "</think>"], ["<analysis>", "</analysis>"]]'
 
 Respond = Callable[["Prompts"], torch.Tensor]
 
@@ -88,11 +84,10 @@ class Source:
         self.settings = _settings(arguments)
         self.settings.check_tasks([task])
         self.lm = _build(model, arguments, self.settings, batch_size, device)
-        self.task = _task(task, model, include_path, simple=self.lm.is_simple)
-        self.lm.task_dict[task] = self.task.dataset
+        self.questions = Questions(task, model, simple=self.lm.is_simple, include_path=include_path)
+        self.lm.task_dict[task] = self.questions.task.dataset
         self._respond: Respond | None = None
         self.lm._answering = Answering(self.lm.pair.policy.model, self._generate)
-        self._requests: dict[int, list[Any]] = {}
 
     @property
     def pair(self) -> Pair:
@@ -102,7 +97,6 @@ class Source:
 
     def identity(self) -> dict[str, Any]:
         """Return what every measurement on this source depends on."""
-        dump = json.dumps(self.task.dump_config(), sort_keys=True, default=_shape)
         summary = self.settings.summary()
         for arms_own in ("config", "config_hash"):
             summary.pop(arms_own)
@@ -110,7 +104,7 @@ class Source:
             summary.pop(where)
         return {
             "task": self.name,
-            "task_hash": hashlib.sha256(dump.encode()).hexdigest()[:12],
+            "task_hash": self.questions.digest(),
             "model_class": type(self.lm).__name__,
             **summary,
             "policy_revision": self.pair.policy_revision,
@@ -122,23 +116,6 @@ class Source:
         config = self.pair.policy.model.config
         tokens = [getattr(config, f"{modality}_token_id", None) for modality in MODALITIES]
         return prompts.digests([token for token in tokens if token is not None])
-
-    def documents(self, n: int | None, offset: int = 0) -> list[int]:
-        """Return the first ``n`` documents behind ``offset``; all where None.
-
-        Raises:
-            UsageError: there are none.
-        """
-        with quiet_bars():
-            self.task.build_all_requests(limit=n, offset=offset)
-        found = [request for request in self.task.instances if request.doc_id not in self._requests]
-        for request in found:
-            if request.idx == 0:
-                self._requests[request.doc_id] = [request]
-        documents = sorted({request.doc_id for request in self.task.instances})
-        if not documents:
-            raise UsageError(f"task {self.name} has no documents behind number {offset}")
-        return documents
 
     def chunks(self, documents: Sequence[int]) -> Iterator[list[int]]:
         """Yield documents in groups of ``batch_size``."""
@@ -152,7 +129,7 @@ class Source:
         ``generate`` does; the class turns them into text.
         """
         self._respond = respond
-        requests = [self._requests[document][0] for document in documents]
+        requests = [self.questions.request(document) for document in documents]
         try:
             with quiet_bars():
                 answers = self.lm.generate_until(requests)
@@ -185,67 +162,9 @@ class Source:
         first = self.settings.config.seed if seed is None else seed
         return stable_seed(first, self.name, document, repeat)
 
-    def score(self, document: int, text: str, metric: str | None = None) -> float:
-        """Return the task's own score of a text, through its filters and ``process_results``.
-
-        ``metric`` is the first of the task's list where None.
-
-        Raises:
-            UsageError: the task gives no number under that name.
-        """
-        from lmms_eval import evaluator
-
-        (request,) = self._requests[document]
-        request.resps, request.filtered_resps = [text], {}
-        for ensemble in self.task._filters:
-            ensemble.apply([request], self.task.task_docs)
-        tags = evaluator.parse_reasoning_tags_config(
-            cli_value=REASONING_TAGS, task_value=getattr(self.task.config, "reasoning_tags", None)
-        )
-        processed = evaluator._process_document_results(
-            (document, self.document(document), [request]),
-            task=self.task,
-            filter_key=next(iter(request.filtered_resps)),
-            reasoning_tags=tags,
-            log_samples=False,
-        )
-        return self._number(processed.metrics, metric)
-
-    def _number(self, metrics: dict[str, Any], metric: str | None) -> float:
-        name = metric or next(
-            (entry["metric"] for entry in self.task.config.metric_list or ()), None
-        )
-        value = metrics.get(name) if name else None
-        if isinstance(value, dict):
-            key = getattr(self.task.config, "score_key", "score")
-            value = value.get(key, value.get("acc", value.get("accuracy")))
-        if not isinstance(value, bool | int | float):
-            raise UsageError(
-                f"metric {name!r} of task {self.name} is no number per document "
-                f"(give --metric one of: {', '.join(metrics)})"
-            )
-        return float(value)
-
-    def document(self, document: int) -> dict[str, Any]:
-        """Return a document with its media."""
-        split = self.task.config.test_split or self.task.config.validation_split
-        found: dict[str, Any] = self.task.dataset[split][document]
-        return found
-
-    def target(self, document: int) -> str:
-        """Return a document's right answer as text."""
-        return str(self.task.doc_to_target(self.document(document)))
-
     def decode(self, tokens: Sequence[int]) -> list[str]:
         """Return each token id as text."""
         return [self.lm.tokenizer.decode([token]) for token in tokens]
-
-
-@contextlib.contextmanager
-def quiet_bars() -> Iterator[None]:
-    """Keep the harness's own progress bars, one per batch here, off the terminal."""
-    with contextlib.redirect_stderr(io.StringIO()):
-        yield
 
 
 def _settings(arguments: str) -> Settings:
@@ -283,32 +202,3 @@ def _build(
 
 # What decides how many of the base's layers are loaded; each arm has its own value in the end.
 _WHOLE = ("replay_layers", "replay_boundary", "replay_thresholds", "replay_method")
-
-
-def _task(name: str, model: str, include_path: str | None, *, simple: bool) -> Any:
-    from lmms_eval.tasks import TaskManager, get_task_dict
-
-    manager = TaskManager("ERROR", include_path, model_name=model)
-    if name not in manager.all_tasks:
-        raise UsageError(
-            f"task {name} is not known (lmms_eval --tasks list shows all; your own ones need "
-            "--include-path)"
-        )
-    found = get_task_dict([name], manager, "simple" if simple else "chat")
-    task: Any = found.get(name)
-    if task is None or isinstance(task, dict | tuple):
-        members = ", ".join(map(str, found)) if task is None else ", ".join(map(str, task))
-        raise UsageError(f"task {name} is a group; give one task of it: {members}")
-    if task.OUTPUT_TYPE != "generate_until":
-        raise UsageError(
-            f"task {name} asks for {task.OUTPUT_TYPE}; the studies take generate_until tasks"
-        )
-    task.set_fewshot_seed(seed=1234)
-    if task.get_config("num_fewshot") is None:
-        task.set_config(key="num_fewshot", value=0)
-    return task
-
-
-def _shape(value: Any) -> str:
-    """Return what a function in a task's config is called, without its address."""
-    return getattr(value, "__qualname__", type(value).__name__)

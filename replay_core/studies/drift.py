@@ -62,7 +62,9 @@ def read(pair: Pair, inputs: Inputs, layers: Sequence[int] | None = None) -> lis
         row = torch.nonzero(kept)[:, 0].cpu()
         masks = placeholder_masks(policy.model, inputs["input_ids"])
         visual = torch.stack(list(masks.values())).any(0)[kept].cpu() if masks else row < 0
-    entropies, divergences, ours, theirs = (torch.stack(part) for part in zip(*by_layer, strict=True))
+    entropies, divergences, ours, theirs = (
+        torch.stack(part) for part in zip(*by_layer, strict=True)
+    )
     readings = []
     for sample in range(len(kept)):
         mine = row == sample
@@ -195,7 +197,9 @@ def contrast(items: Floats, kind: str, *, seed: int = 0) -> Contrast:
     )
 
 
-def against_null(items: Floats, null: Floats, kind: str, *, seed: int = 0) -> tuple[float, Interval]:
+def against_null(
+    items: Floats, null: Floats, kind: str, *, seed: int = 0
+) -> tuple[float, Interval]:
     """Return log(ratio / ratio of the null), paired by item, with its interval.
 
     Above 0: relative to high-entropy positions, low-entropy ones drift more under the pair's

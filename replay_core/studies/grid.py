@@ -50,9 +50,7 @@ def grid_arms(
     return arms
 
 
-def fixed_thresholds(
-    entropies: Mapping[int, Sequence[Floats]], gamma: float
-) -> dict[int, float]:
+def fixed_thresholds(entropies: Mapping[int, Sequence[Floats]], gamma: float) -> dict[int, float]:
     """Return layer → the entropy in nats below which as large a share lies as under γ·max.
 
     ``entropies``: layer → one array of candidate entropies per held-out item. The dynamic mask's

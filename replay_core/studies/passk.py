@@ -20,7 +20,9 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
         ValueError: k is not between 1 and n, or c is not between 0 and n.
     """
     if not 1 <= k <= n or not 0 <= correct <= n:
-        raise ValueError(f"Pass@{k} needs 1 <= k <= n and 0 <= c <= n; found n = {n}, c = {correct}")
+        raise ValueError(
+            f"Pass@{k} needs 1 <= k <= n and 0 <= c <= n; found n = {n}, c = {correct}"
+        )
     if n - correct < k:
         return 1.0
     return 1.0 - float(np.prod(1.0 - k / np.arange(n - correct + 1, n + 1)))

@@ -134,9 +134,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def minimum_detectable(
-    differences: ArrayLike, clusters: Sequence[Hashable] | None = None
-) -> float:
+def minimum_detectable(differences: ArrayLike, clusters: Sequence[Hashable] | None = None) -> float:
     """Return the true mean difference that this design would have found with 80% power.
 
     ``2.80 * standard error`` (two-sided 5%, normal approximation), with the observed spread of
