@@ -131,7 +131,8 @@ class _Answerer:
         texts: dict[int, list[str]] = defaultdict(list)
         seconds: dict[int, float] = defaultdict(float)
         self.sampling = self.sampling or {"temperature": 1.0}
-        for self._repeat in range(self.arm.votes):
+        for repeat in range(self.arm.votes):
+            self._repeat = repeat
             for document, text in zip(chunk, self.source.answer(chunk, self._respond), strict=True):
                 texts[document].append(text)
                 seconds[document] += self._notes[document]["seconds"]

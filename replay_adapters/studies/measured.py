@@ -109,7 +109,7 @@ def _drift_findings(cells: Mapping[str, Any]) -> dict[str, Any]:
             measured = drift.contrast(array, kind)
             entry = {
                 "low_minus_high": measured.difference,
-                "low_minus_high_interval": [measured.interval.low, measured.interval.high],
+                "low_minus_high_interval": measured.interval.ends,
                 "low_over_high": measured.ratio,
                 "low_over_high_interval": [
                     measured.ratio_interval.low,
@@ -122,7 +122,7 @@ def _drift_findings(cells: Mapping[str, Any]) -> dict[str, Any]:
             if arm != "policy":
                 value, interval = drift.against_null(cells["policy"], array, kind)
                 entry["log_ratio_of_policy_to_this"] = value
-                entry["log_ratio_interval"] = [interval.low, interval.high]
+                entry["log_ratio_interval"] = interval.ends
             found.setdefault(kind, {})[arm] = entry
     return found
 
@@ -298,6 +298,6 @@ def _perturbation_findings(items: Sequence[Sequence[Mapping[str, Any]]]) -> dict
             found.setdefault(outcome, {})[name] = {
                 "n": measured.n,
                 "rho": measured.rho,
-                "interval": [measured.interval.low, measured.interval.high],
+                "interval": measured.interval.ends,
             }
     return found

@@ -43,7 +43,8 @@ class Prompts:
         ids, mask = self.inputs["input_ids"], self.inputs["attention_mask"].bool()
         visual = [int(torch.isin(row, row.new_tensor(placeholders)).sum()) for row in ids]
         starts = [sum(visual[:i]) for i in range(len(visual) + 1)]
-        states = [hashlib.sha256(str(row[kept].tolist()).encode()) for row, kept in zip(ids, mask)]
+        texts = [str(row[kept].tolist()) for row, kept in zip(ids, mask, strict=True)]
+        states = [hashlib.sha256(text.encode()) for text in texts]
         for name in PIXELS:
             if name not in self.inputs:
                 continue

@@ -120,7 +120,7 @@ def _nearest(have: int, want: int) -> Tensor:
 
 
 def final_answer(text: str) -> str:
-    """Return what a vote counts: the last ``<answer>…</answer>``, ``\\boxed{…}`` or line."""
+    """Return what a vote counts: the last ``<answer>``, LaTeX box or line, in lower case."""
     for pattern in (r"<answer>(.*?)</answer>", r"\\boxed\{([^{}]*)\}"):
         found = re.findall(pattern, text, flags=re.DOTALL)
         if found:

@@ -135,7 +135,7 @@ def changed(reading: Reading) -> Counter[tuple[str, int, int]]:
 
 @dataclass(frozen=True)
 class Profile:
-    """A pair's drift over items; arrays are (layers, kinds, quantiles), NaN where nothing stands."""
+    """A pair's drift over items; arrays are (layers, kinds, quantiles), NaN in empty cells."""
 
     n: int
     kl: Floats

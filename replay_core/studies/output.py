@@ -70,7 +70,7 @@ class Rows:
         return len(self._rows)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Append rows to the file, at once on disk; a row that is there already is left as it is."""
+        """Append rows to the file, at once on disk; a row that is there is left as it is."""
         fresh = {self._of(row): row for row in rows if self._of(row) not in self._rows}
         with self.path.open("a", encoding="utf-8") as file:
             for row in fresh.values():

@@ -58,7 +58,8 @@ def split_drift(
     Low-entropy is at most ``threshold`` times the layer's largest base entropy, as in the method's
     mask; means over layers that have such positions. None where no layer has any.
     """
-    low, high = [], []
+    low: list[float] = []
+    high: list[float] = []
     for layer in layers:
         e, divergence = reading.entropy[layer, reading.visual], reading.kl[layer, reading.visual]
         if len(e) == 0:

@@ -24,8 +24,8 @@ def draw_drift(path: Path, profiles: Mapping[str, Profile], findings: Mapping[st
                 shape = mean / found.count[:, kind].sum(0)
                 shape = shape / np.nanmean(shape)
             x = np.arange(1, len(shape) + 1)
-            style = {"linestyle": "-" if arm == "policy" else "--", "color": colour}
-            one.plot(x, shape, marker="o", markersize=4, label=arm, **style)
+            line = "-" if arm == "policy" else "--"
+            one.plot(x, shape, line, marker="o", markersize=4, label=arm, color=colour)
         ratio = findings[name]["policy"]["low_over_high"]
         shown = "no drift" if ratio is None or not np.isfinite(ratio) else f"{ratio:.2g}"
         one.set(

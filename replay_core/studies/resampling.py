@@ -25,6 +25,11 @@ class Interval:
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
 
+    @property
+    def ends(self) -> list[float]:
+        """Both ends, for files."""
+        return [self.low, self.high]
+
     def __str__(self) -> str:
         return f"[{self.low:+.3g}, {self.high:+.3g}]"
 
@@ -86,7 +91,7 @@ def mean_interval(
     draws: int = DRAWS,
     level: float = 0.95,
 ) -> Interval:
-    """Return the bootstrap interval of the mean of ``values`` (items,), whole clusters resampled."""
+    """Return the bootstrap interval of the mean of ``values`` (items,), by whole clusters."""
     sums, sizes = grouped(values, clusters)
     low, high = percentile(bootstrap_ratio(sums, sizes, seed=seed, draws=draws), level)
     return Interval(float(low), float(high), level)
