@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
+from replay_adapters.studies.commands import add_to
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
+add_to(app)
 
 
 @app.command()
