@@ -1,6 +1,7 @@
 """The ``activation-replay`` command."""
 
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
@@ -62,10 +63,15 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command; what the user got wrong is one sentence and exit code 2."""
+    run(app)
+
+
+def run(command: Callable[[], object]) -> None:
+    """Call ``command``; what the user got wrong is one sentence and exit code 2."""
     from replay_core import UsageError
 
     try:
-        app()
+        command()
     except UsageError as error:
         typer.echo(f"activation-replay: {error}", err=True)
         sys.exit(2)

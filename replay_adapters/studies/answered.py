@@ -38,7 +38,7 @@ def run_intervention(
 ) -> Findings:
     """Put the base's activations in place of the policy's, arm by arm, against leaving them."""
     arms = intervention_arms(source.settings.config, positions=positions, boundaries=boundaries)
-    return _arms_study(source, folder, "intervention", arms, n, metric, seed)
+    return arms_study(source, folder, "intervention", arms, n, metric, seed)
 
 
 def run_controls(
@@ -55,7 +55,7 @@ def run_controls(
     config, depth = source.settings.config, len(source.pair.policy.layers)
     if votes is None:
         votes = _votes(source, folder, documents, metric)
-    return _arms_study(
+    return arms_study(
         source, folder, "controls", control_arms(config, votes, depth), n, metric, seed
     )
 
@@ -76,7 +76,7 @@ def _votes(source: Source, folder: Path, documents: Sequence[int], metric: str |
     return affordable_votes(seconds["replay"], seconds["none"])
 
 
-def _arms_study(
+def arms_study(
     source: Source,
     folder: Path,
     study: str,
@@ -85,6 +85,7 @@ def _arms_study(
     metric: str | None,
     seed: int,
 ) -> Findings:
+    """Answer under every arm and write table, JSON and figure; the first arm is the baseline."""
     documents = source.questions.documents(n)
     rows = run_arms(
         source,
@@ -186,6 +187,7 @@ def run_grid(
         "thresholds": thresholds,
         "fixed_thresholds_from": f"{held_out} held-out documents" if thresholds else "none left",
         "own_step_size": config.step_size,
+        "own_threshold": config.threshold,
     }
     settings = {
         **source.identity(),

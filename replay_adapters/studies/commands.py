@@ -43,7 +43,7 @@ def _source(
 ) -> Any:
     from replay_adapters.studies.source import Source
 
-    _quiet_logs()
+    quiet_logs()
     named = [f"pair={pair}"] if pair else []
     arguments = ",".join([*named, *([model_args] if model_args else [])])
     return Source(
@@ -56,7 +56,7 @@ def _source(
     )
 
 
-def _quiet_logs() -> None:
+def quiet_logs() -> None:
     """Show warnings and errors only: a study has a progress bar of its own."""
     import sys
 
@@ -207,7 +207,7 @@ def controls(
     include_path: Include = None,
     seed: Seed = 0,
 ) -> None:
-    """Is a gain replay's own? Zero steps, self-pair, random and shuffled targets, random x, votes."""
+    """Is a gain replay's own? Zero steps, self-pair, random and shuffled ones, random x, votes."""
     from replay_adapters.studies.answered import run_controls
 
     source = _source(pair, model_args, task, batch_size, model, device, include_path)

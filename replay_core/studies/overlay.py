@@ -39,7 +39,7 @@ def draw_overlay(path: Path, item: Overlay) -> None:
     """Draw one item: picture with mask, entropy, drift, ‖x‖, and the answers below."""
     rows, columns = item.masked.shape
     height = 3.1 * min(1.6, max(0.6, rows / columns))
-    figure, axes = canvas(14.2, height + 1.75, 4)
+    figure, axes = canvas(14.2, height + 1.2, 4)
     _picture(axes[0], item)
     maps = (
         (axes[1], item.entropy, "base entropy (nats)", "viridis"),
@@ -65,12 +65,12 @@ def _picture(axes: Any, item: Overlay) -> None:
     rows, columns = item.masked.shape
     axes.imshow(item.picture, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
     veil = np.zeros((rows, columns, 4))
-    veil[..., 3] = 0.7 * (1 - item.masked)
+    veil[..., 3] = 0.75 * (1 - item.masked)
     veil[..., :3] = 1.0
     axes.imshow(veil, extent=(-0.5, columns - 0.5, rows - 0.5, -0.5))
     _outline(axes, item.masked)
     share = float((item.masked >= 0.5).mean())
-    axes.set_title(f"picture; outlined: masked in most layers ({share:.0%})", fontsize=9)
+    axes.set_title(f"picture; veiled: not masked ({1 - share:.0%} in most layers)", fontsize=9)
     axes.set_aspect(item.picture.height / item.picture.width * columns / rows)
     _bare(axes)
 

@@ -85,8 +85,10 @@ def difference(a: Samples, b: Samples, *, seed: int = 0) -> Curve:
 def draw(path: str, curves: Mapping[str, Curve], title: str) -> None:
     """Draw the arms' curves with their bands (the form of Xing et al. 2025, Figure 6)."""
     figure, (axes,) = canvas(6.2, 4.2)
-    for colour, (name, arm) in zip(PALETTE, curves.items(), strict=False):
-        axes.plot(arm.ks, arm.estimate, marker="o", markersize=3.5, color=colour, label=name)
+    lines = ("-", "-", "--", ":")
+    for number, (name, arm) in enumerate(curves.items()):
+        colour, line = PALETTE[number % len(PALETTE)], lines[number % len(lines)]
+        axes.plot(arm.ks, arm.estimate, line, marker="o", markersize=3.5, color=colour, label=name)
         axes.fill_between(arm.ks, arm.low, arm.high, color=colour, alpha=0.12, linewidth=0)
     axes.set(xlabel="K", ylabel="Pass@K", title=title, xscale="log")
     ks = max((arm.ks for arm in curves.values()), key=len)
