@@ -17,6 +17,7 @@ from replay_core.anatomy import (
     Inputs,
     VisualFeatures,
     check_backward,
+    check_complete,
     visual_features,
     without_pixels,
 )
@@ -137,7 +138,7 @@ class Steered:
         seeds: Sequence[int],
         started: float,
     ) -> ReplayResult:
-        window = Window.of(inputs, self.pair.policy, self.config)
+        window = Window.of(inputs, self.pair.policy, self.config, features)
         home = window.visual.device
         if targets is None:
             shared = features if self.pair.shared_vision else None
@@ -174,7 +175,7 @@ class Steered:
         seeds: Sequence[int],
         started: float,
     ) -> ReplayResult:
-        window = Window.of(inputs, self.pair.policy, self.config)
+        window = Window.of(inputs, self.pair.policy, self.config, features)
         policy = self._reading(self.pair.policy, inputs, features, window)
         with self.pair.as_base():
             shared = features if self.pair.shared_vision else None
@@ -302,6 +303,7 @@ class Steered:
             "input_ids": continuation,
             "attention_mask": torch.ones_like(continuation),
             "mm_token_type_ids": torch.zeros_like(continuation),
+            "token_type_ids": torch.zeros_like(continuation),
         }.items():
             if name in inputs:
                 inputs[name] = torch.cat([inputs[name], tail.to(inputs[name])], dim=1)
@@ -365,9 +367,19 @@ class Steered:
 def split_arguments(
     anatomy: Anatomy, arguments: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split what ``generate`` takes into the processor's tensors and the generation options."""
+    """Split what ``generate`` takes into the processor's tensors and the generation options.
+
+    Raises:
+        UsageError: something of the processor's output is missing (:func:`check_complete`).
+    """
     forward = inspect.signature(anatomy.model.forward).parameters
-    inputs = {k: v for k, v in arguments.items() if k in forward and isinstance(v, Tensor)}
+    # Some processors leave second_per_grid_ts a list.
+    inputs = {
+        name: value if isinstance(value, Tensor) else torch.tensor(value)
+        for name, value in arguments.items()
+        if name in forward and isinstance(value, Tensor | list)
+    }
+    check_complete(anatomy.model, inputs)
     return inputs, {k: v for k, v in arguments.items() if k not in inputs}
 
 

@@ -28,7 +28,7 @@ def test_an_unknown_pair_names_the_nearest():
         ("policy: [", "is not YAML"),
         ("- a\n- b\n", "holds list, not a mapping"),
         ("policy: a\n", "base is missing"),
-        ("policy: a\nbase: b\nsuffix: c\n", "suffix is not known (allowed: name, policy, base"),
+        ("policy: a\nbase: b\nsuffix: c\n", "suffix is not known (allowed: name, display, policy"),
         ("policy: a\nbase: b\nprotocol: {min_pixels: -1}\n", "protocol"),
     ],
 )
