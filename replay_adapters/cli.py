@@ -1,6 +1,7 @@
 """The ``activation-replay`` command."""
 
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import Annotated
 
 import typer
 
+from replay_adapters.studies.commands import add_to
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
+add_to(app)
 
 
 class Harness(StrEnum):
@@ -81,10 +85,15 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command; what the user got wrong is one sentence and exit code 2."""
+    run(app)
+
+
+def run(command: Callable[[], object]) -> None:
+    """Call ``command``; what the user got wrong is one sentence and exit code 2."""
     from replay_core import UsageError
 
     try:
-        app()
+        command()
     except UsageError as error:
         typer.echo(f"activation-replay: {error}", err=True)
         sys.exit(2)

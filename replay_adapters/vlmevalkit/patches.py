@@ -35,6 +35,7 @@ def install() -> None:
     join_records_with_samples()
     resume_by_sample()
     video_sets_by_name()
+    sets_of_run_files_keep_their_name()
     processes_without_cuda()
 
 
@@ -135,6 +136,26 @@ def video_sets_by_name() -> None:
     for name, build in supported_video_datasets.items():
         if not hasattr(build, _MARK):
             supported_video_datasets[name] = lenient(build)
+
+
+def sets_of_run_files_keep_their_name() -> None:
+    """Let a run file name a set whose class takes anything, as MMMU-Pro's does.
+
+    Upstream passes on only what the constructor's signature names; without ``dataset``, such a
+    class silently builds another set, its base class's default.
+    """
+    import inspect
+
+    from vlmeval.dataset import DATASET_CLASSES
+
+    for kind in DATASET_CLASSES:
+        own = inspect.signature(kind.__init__)
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in own.parameters.values())
+        if open_ended and "dataset" not in own.parameters:
+            inherited = inspect.signature(super(kind, kind).__init__)
+            merged = {**inherited.parameters, **own.parameters}
+            ordered = sorted(merged.values(), key=lambda parameter: parameter.kind)
+            kind.__init__.__signature__ = own.replace(parameters=ordered)
 
 
 def processes_without_cuda() -> None:

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from replay_adapters.vlmevalkit.journal import read_lines
 from tests.support.vlmeval_sets import make_clips, make_pictures
@@ -116,3 +118,18 @@ def tiny_model(tiny_pairs) -> Callable[..., dict[str, Any]]:
         return {"class": "Qwen2VLChatReplay", **checkpoints, **SMALL, **options}
 
     return entry
+
+
+@pytest.fixture(scope="session")
+def harness() -> ModuleType:
+    """The package vlmeval in this process, with its classes registered and gradients as before.
+
+    Importing it switches them off for everybody.
+    """
+    import vlmeval.run
+
+    torch.set_grad_enabled(True)
+    from replay_adapters.vlmevalkit import register
+
+    register()
+    return vlmeval

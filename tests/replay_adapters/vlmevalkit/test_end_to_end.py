@@ -21,6 +21,8 @@ from tests.replay_adapters.vlmevalkit.conftest import (
 )
 
 SETS = ("pictures", "Holmes_4frame")
+# Frames by rate, after a set with a number of frames.
+RATE = {"Holmes_4fps": {"class": "Video_Holmes", "dataset": "Video_Holmes", "nframe": 0, "fps": 4}}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,8 @@ def undisturbed(vlmeval, tiny_model, tiny_pairs, work):
         "tiny-none": tiny_model(replay_method="none"),
         "tiny-replay": tiny_model(**REPLAY),
     }
-    file = write_run_file(work / "run.json", models, {**PICTURES, **CLIPS})
+    data = {**PICTURES, **CLIPS, **RATE}
+    file = write_run_file(work / "run.json", models, data)
     ended = vlmeval(
         *("--config", str(file), "--work-dir", str(work), "--judge", "exact_matching"),
         STOCK_ON_CPU="1",
@@ -77,6 +80,14 @@ def test_every_clip_has_its_record_by_index(undisturbed):
         assert line["replay"][0]["outcome"] == "applied"
         # Four frames are two grids: of 2x3 or, for even clips, of 4x2 tokens.
         assert line["replay"][0]["visual_tokens"] == (12 if index % 2 else 16)
+
+
+def test_a_set_by_rate_is_not_sampled_as_the_set_before_it(undisturbed):
+    """Upstream leaves the model without a rate, so that the next set gets the default of 2."""
+    ours = answers(undisturbed, "tiny-replay", "Holmes_4fps")
+    counts = [line["replay"][0]["visual_tokens"] for line in ours.lines]
+    # Eight frames of two seconds are four grids.
+    assert counts == [24 if index % 2 else 32 for index in range(6)]
 
 
 def test_totals_stand_beside_the_records_with_the_settings(undisturbed):
@@ -140,12 +151,11 @@ def again(undisturbed, vlmeval, tiny_model, tmp_path_factory):
     shutil.copytree(undisturbed, work)
     sampled = {"samples": 3, "temperature": 1.0}
     models = {
-        "tiny-replay": tiny_model(**REPLAY),
-        "tiny-other": tiny_model(**{**REPLAY, "replay_threshold": 0.5}),
+        "tiny-none": tiny_model(replay_method="none"),
+        "tiny-replay": tiny_model(**{**REPLAY, "replay_threshold": 0.5}),
         "tiny-sampled": tiny_model(**REPLAY, **sampled),
         "tiny-resampled": tiny_model(**REPLAY, **sampled),
     }
-    models["tiny-replay"]["replay_threshold"] = 0.5
     data = {**PICTURES, "failing": {"class": "NoSuchDataset", "dataset": "failing"}}
     file = write_run_file(work / "again.json", models, data)
     ended = vlmeval(
@@ -168,6 +178,14 @@ def test_another_threshold_in_the_same_work_folder_is_computed_anew(again, undis
     # The earlier settings' predictions stand where they were.
     kept = read_lines(work / before.folder.name / "replay" / "pictures.jsonl")
     assert kept == before.lines
+
+
+def test_the_same_settings_in_the_same_work_folder_are_not_computed_again(again, undisturbed):
+    work, ended = again
+    assert "Infer tiny-none" not in ended.stdout
+    kept, before = (answers(folder, "tiny-none", "pictures") for folder in (work, undisturbed))
+    assert kept.predictions == before.predictions
+    assert kept.lines == before.lines
 
 
 def test_samples_of_one_item_differ_share_their_x_and_come_again(again):
