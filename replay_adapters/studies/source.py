@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from replay_adapters.answering import Answering
 from replay_adapters.lmms_eval import MODEL_NAMES
-from replay_adapters.lmms_eval.watch import Answering
 from replay_adapters.options import Settings, check_checkpoints, resolve
 from replay_adapters.studies.questions import Questions, quiet_bars
 from replay_core import Pair, UsageError

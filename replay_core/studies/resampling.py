@@ -68,7 +68,9 @@ def bootstrap_ratio(
     block = max(1, 2**22 // max(units, 1))
     for start in range(0, draws, block):
         size = min(block, draws - start)
-        weights = rng.multinomial(units, np.full(units, 1 / units), size=size).astype(np.float64)
+        drawn = rng.integers(0, units, (size, units)) + np.arange(size)[:, None] * units
+        counts = np.bincount(drawn.ravel(), minlength=size * units)
+        weights = counts.reshape(size, units).astype(np.float64)
         resampled.append(weights @ flat)  # (2, size, cells)
     totals = np.concatenate(resampled, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
