@@ -3,16 +3,17 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from replay_adapters.studies.source import Prompts, Source
 from replay_core import ReplayResult, Steered
 from replay_core.record import answer_fields
+from replay_core.sampling import SeededRows
 from replay_core.seeds import stable_seed
 from replay_core.studies.arms import Arm
 from replay_core.studies.controls import (
@@ -154,12 +155,14 @@ class _Answerer:
         if identity not in self._kept:
             self._kept = {identity: self._optimise(prompts)}
         result = self._kept[identity]
-        generation = self._generation(prompts, seeds)
+        generation = self._generation(prompts)
+        sampled = SeededRows(seeds) if generation.get("do_sample") else nullcontext()
         started = time.perf_counter()
-        if self.arm.config.method in ("none", "base"):
-            output = self.steered.generate(**prompts.inputs, **generation)
-        else:
-            output = self.steered.decode(prompts.inputs, result, **generation)
+        with sampled:
+            if self.arm.config.method in ("none", "base"):
+                output = self.steered.generate(**prompts.inputs, **generation)
+            else:
+                output = self.steered.decode(prompts.inputs, result, **generation)
         decoding = time.perf_counter() - started
         self._note(prompts, result, output, generation, decoding, digests)
         return output
@@ -180,12 +183,9 @@ class _Answerer:
             result = random_like(result, torch.Generator().manual_seed(stable_seed(*seeds)))
         return result
 
-    def _generation(self, prompts: Prompts, seeds: Sequence[int]) -> dict[str, Any]:
+    def _generation(self, prompts: Prompts) -> dict[str, Any]:
         if self.sampling is None:
-            if prompts.generation.get("do_sample"):
-                set_seed(stable_seed(*seeds))
             return prompts.generation
-        set_seed(stable_seed(*seeds))
         wide = {"do_sample": True, "top_k": 0, "top_p": 1.0}
         return {**prompts.generation, **wide, **self.sampling}
 

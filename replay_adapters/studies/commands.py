@@ -309,6 +309,7 @@ def _passk_of_logs(
     from replay_adapters.studies.answered import read_samples, write_passk
     from replay_core import UsageError
 
+    quiet_logs()
     logged = {}
     for run in runs:
         name, separator, path = run.partition("=")

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from replay_adapters.lmms_eval.patches import find_plugin_tasks
 from replay_adapters.studies.runs import number
 from replay_core import UsageError
 
@@ -66,7 +67,9 @@ class Questions:
         from lmms_eval import evaluator
 
         request = self._requests[document]
-        request.resps, request.filtered_resps = [text], {}
+        # A task that asks several times scores a list; one answer stands for all of them.
+        repeats = int(getattr(self.task.config, "repeats", 1) or 1)
+        request.resps, request.filtered_resps = [text] * repeats, {}
         for ensemble in self.task._filters:
             ensemble.apply([request], self.task.task_docs)
         tags = evaluator.parse_reasoning_tags_config(
@@ -114,6 +117,7 @@ def quiet_bars() -> Iterator[None]:
 def _task(name: str, model: str, include_path: str | None, *, simple: bool) -> Any:
     from lmms_eval.tasks import TaskManager, get_task_dict
 
+    find_plugin_tasks(TaskManager)
     manager = TaskManager("ERROR", include_path, model_name=model)
     if name not in manager.all_tasks:
         raise UsageError(

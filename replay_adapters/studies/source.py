@@ -10,6 +10,7 @@ import torch
 
 from replay_adapters.answering import Answering
 from replay_adapters.lmms_eval import MODEL_NAMES
+from replay_adapters.lmms_eval.watch import escaping
 from replay_adapters.options import Settings, check_checkpoints, resolve
 from replay_adapters.studies.questions import Questions, quiet_bars
 from replay_core import Pair, UsageError
@@ -88,7 +89,8 @@ class Source:
         self.questions = Questions(task, model, simple=self.lm.is_simple, include_path=include_path)
         self.lm.task_dict[task] = self.questions.task.dataset
         self._respond: Respond | None = None
-        self.lm._answering = Answering(self.lm.pair.policy.model, self._generate)
+        answering = Answering(self.lm.pair.policy.model, escaping(self._generate))
+        self.lm._answering = answering
 
     @property
     def pair(self) -> Pair:
@@ -150,11 +152,9 @@ class Source:
         return seen
 
     def _generate(self, **arguments: Any) -> torch.Tensor:
-        rows = len(arguments["input_ids"])
-        keys = self.lm._batch[-rows:]
-        self.lm._batch.clear()
-        if len(keys) != rows or self._respond is None:
-            raise RuntimeError(f"{rows} prompts came with {len(keys)} documents: {keys}")
+        if self._respond is None:
+            raise RuntimeError("the model was asked to answer outside of a study")
+        keys = self.lm._take_batch(len(arguments["input_ids"]))
         inputs, generation = split_arguments(self.pair.policy, arguments)
         return self._respond(Prompts(inputs, generation, tuple(document for _, document in keys)))
 

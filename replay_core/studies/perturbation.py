@@ -76,8 +76,8 @@ def spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike | None = None) -> floa
 
     ``(r_xy - r_xz r_yz) / sqrt((1 - r_xz²)(1 - r_yz²))`` of the ranks. NaN where a variable does
     not vary, or is wholly explained by ``given``. Ranks do not take out all of a strong common
-    cause: of two variables that share only ``given``, at 0.8 each, about 0.06 remains over 12 points, at 0.6
-    about 0.03.
+    cause: over 12 points of two variables that share only ``given``, about 0.06 remains where it
+    correlates with each at 0.8, about 0.03 at 0.6.
     """
     ranks = [rankdata(values) for values in ((x, y) if given is None else (x, y, given))]
     if any(np.ptp(rank) == 0 for rank in ranks):

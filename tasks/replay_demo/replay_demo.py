@@ -267,11 +267,12 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
-def process_samples(doc: dict[str, Any], results: list[list[str]]) -> dict[str, float]:
+def process_samples(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """Score all answers to one document: `pass@k` for k = 1, 2, 4, 8 as far as there are answers.
 
-    `results` holds one list, the answers that the filter `take_first_k` lets through.
+    `results` are the answers that the filter `take_first_k` lets through: lmms-eval hands the list
+    itself on, not a list that holds it.
     """
-    scores = [score(response, doc["answer"]) for response in results[0]]
+    scores = [score(response, doc["answer"]) for response in results]
     n, correct = len(scores), int(sum(scores))
     return {f"pass@{k}": pass_at_k(n, correct, k) for k in (1, 2, 4, 8) if k <= n}
