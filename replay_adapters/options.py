@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from transformers import PretrainedConfig
 
 from replay_adapters.pairs import PairFile, Protocol, read_pair
 from replay_core import ReplayConfig, UsageError
+from replay_core.adapter import adapted_base
 from replay_core.config import sentence
 from replay_core.pair import check_configs, load_config
 
@@ -23,14 +25,17 @@ PREFIX = "replay_"
 EMBEDDED_PAIR = "demo"
 PROTOCOLS = ("pair", "task")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-_ADAPTER_OPTIONS = ("base", "protocol")
+QUANTIZATIONS = ("8bit", "4bit")
+_ADAPTER_OPTIONS = ("base", "protocol", "base_device", "base_quantization", "journal")
 
 
 @dataclass(frozen=True)
 class Settings:
     """What one run does, after all sources have been put together.
 
-    ``rest`` are the arguments that go on to the harness's own class.
+    ``rest`` are the arguments that go on to the harness's own class. ``base_device`` and
+    ``base_quantization`` say where and in how many bits the base is held, when not as the policy;
+    ``journal`` is the file that keeps answers for a run that is started again.
     """
 
     pair: PairFile
@@ -39,6 +44,9 @@ class Settings:
     protocol_name: str
     dtype: str | None
     rest: dict[str, Any]
+    base_device: str | None = None
+    base_quantization: Any = None
+    journal: Path | None = None
 
     def check_tasks(self, tasks: Iterable[str]) -> None:
         """Raise UsageError when the pair is not meant for one of ``tasks``."""
@@ -64,6 +72,8 @@ class Settings:
             "protocol": self.protocol_name,
             "protocol_settings": self.protocol.model_dump(mode="json", exclude_none=True),
             "dtype": self.dtype,
+            "base_device": self.base_device,
+            "base_quantization": self.base_quantization,
             "harness_arguments": {key: str(value) for key, value in self.rest.items()},
         }
 
@@ -87,11 +97,23 @@ def resolve(arguments: Mapping[str, Any]) -> Settings:
     }
     _refuse_unknown(options)
     base, protocol_name = options.pop("base", None), options.pop("protocol", None)
+    base_device, quantization = (
+        options.pop("base_device", None),
+        options.pop("base_quantization", None),
+    )
+    journal = options.pop("journal", None)
+    if quantization is not None and quantization not in QUANTIZATIONS:
+        raise UsageError(
+            f"replay_base_quantization={quantization} is not allowed (allowed: "
+            f"{', '.join(QUANTIZATIONS)})"
+        )
+    _check_device(base_device)
     dtype = given.pop("dtype", None)
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"dtype={dtype} is not allowed (allowed: {', '.join(DTYPES)})")
     pair = _pair(given.pop("pretrained", None), given.pop("pair", None), base, options)
-    config = _config({**pair.replay, **options})
+    preset = pair.inject if options.get("method") == "inject" else pair.replay
+    config = _config({**preset, **options})
     if protocol_name is None:
         protocol_name = "task" if pair.protocol == Protocol() else "pair"
     if protocol_name not in PROTOCOLS:
@@ -99,7 +121,17 @@ def resolve(arguments: Mapping[str, Any]) -> Settings:
             f"replay_protocol={protocol_name} is not allowed (allowed: {', '.join(PROTOCOLS)})"
         )
     protocol = pair.protocol if protocol_name == "pair" else Protocol()
-    settings = Settings(pair, config, protocol, protocol_name, dtype or pair.dtype, given)
+    settings = Settings(
+        pair,
+        config,
+        protocol,
+        protocol_name,
+        dtype or pair.dtype,
+        given,
+        base_device,
+        quantization,
+        None if journal is None else Path(str(journal)).expanduser(),
+    )
     return replace(settings, rest={**_harness_arguments(settings.protocol), **given})
 
 
@@ -113,7 +145,7 @@ def check_checkpoints(settings: Settings) -> PretrainedConfig:
     """
     answering = settings.pair.base if settings.config.method == "base" else settings.pair.policy
     config = load_config(answering)
-    if settings.config.method == "replay":
+    if settings.config.method in ("replay", "inject"):
         base = load_config(settings.pair.base)
         check_configs(config, base, settings.pair.policy, settings.pair.base)
         try:
@@ -147,12 +179,13 @@ def _pair(
         changes = {"policy": pretrained, "base": base}
         wanted = {role: str(value) for role, value in changes.items() if value is not None}
         return read_pair(str(name)).model_copy(update=wanted)
+    base = base or adapted_base(pretrained)
     if base is None:
         if options.get("method") != "none":
             raise UsageError(
                 f"replay_base is missing: pretrained={pretrained} names only the policy; add "
-                "replay_base=BASE (the checkpoint before RLVR), or take pair=NAME, or "
-                "replay_method=none"
+                "replay_base=BASE (the checkpoint before RLVR), or take pair=NAME, a LoRA adapter, "
+                "or replay_method=none"
             )
         base = pretrained
     label = Path(str(pretrained)).name
@@ -169,10 +202,42 @@ def _config(options: Mapping[str, Any]) -> ReplayConfig:
                 f"replay_layers={text} is not allowed: give auto, a number, or indices as in "
                 "replay_layers=[0,1,2]"
             ) from error
+    if isinstance(given := values.get("thresholds"), str) and given not in ("dynamic", "release"):
+        values["thresholds"] = read_thresholds(given)
     try:
         return ReplayConfig(**values)
     except ValidationError as error:
         raise UsageError(sentence(error, ReplayConfig, PREFIX)) from error
+
+
+def read_thresholds(path: str) -> dict[int, float]:
+    """Return the entropies in nats, by layer, in a file of ``activation-replay thresholds``.
+
+    Raises:
+        UsageError: there is no such file, or it holds something else.
+    """
+    try:
+        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        return {int(layer): float(nats) for layer, nats in content["thresholds"].items()}
+    except OSError as error:
+        raise UsageError(
+            f"replay_thresholds={path} is not allowed (allowed: dynamic, release, or a file that "
+            "`activation-replay thresholds` wrote)"
+        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(
+            f"replay_thresholds={path} holds no entropies per layer, as "
+            '{"thresholds": {"0": 1.25, "1": 2.5}} does'
+        ) from error
+
+
+def _check_device(name: str | None) -> None:
+    try:
+        torch.device(name or "cpu")
+    except RuntimeError as error:
+        raise UsageError(
+            f"replay_base_device={name} is not allowed (allowed: cpu, cuda, cuda:1 and the like)"
+        ) from error
 
 
 def _harness_arguments(protocol: Protocol) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class PairFile(BaseModel):
     """What the models are loaded in, when not in the harness's own choice."""
     replay: dict[str, Any] = {}
     """Preset of the replay options, under their names without ``replay_``."""
+    inject: dict[str, Any] = {}
+    """The same for ``replay_method=inject``, which does not read ``replay``."""
     protocol: Protocol = Protocol()
     tasks: tuple[str, ...] | None = None
     """The only tasks that the pair makes sense on; None for a general model."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,8 @@ from replay_core.capture import Reached, Where, capture
 
 # Which axis of the decoder's arguments runs along the prompt.
 _SEQUENCE_AXIS = {"inputs_embeds": 1, "position_ids": -1, "visual_pos_masks": 1}
+# What a decoder calls its keys and values, from transformers 5.24 on and before.
+_CACHE_ARGUMENTS = ("cache", "past_key_values")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class DecoderCall:
             head = self._cut(0, 0, start)
             prefix = DynamicCache(config=self.anatomy.model.config)
             with torch.no_grad(), capture(self.anatomy.layers, [layers - 1], where="after"):
-                head._forward(head.embeds, past_key_values=prefix, use_cache=True)
+                head._forward(head.embeds, prefix)
             return replace(self._cut(0, start, stop), start=start, prefix=prefix)
         return replace(self._cut(start, start, stop), start=start)
 
@@ -67,15 +70,15 @@ class DecoderCall:
 
         ``embeds`` replaces the input embeddings.
         """
-        cache: dict[str, Any] = {"use_cache": False}
-        if self.prefix is not None:
-            cache = {"past_key_values": _fresh(self.prefix), "use_cache": True}
+        cache = None if self.prefix is None else _fresh(self.prefix)
         with capture(self.anatomy.layers, layers, where=where) as seen:
-            self._forward(self.embeds if embeds is None else embeds, **cache)
+            self._forward(self.embeds if embeds is None else embeds, cache)
         return seen
 
-    def _forward(self, embeds: Tensor, **cache: Any) -> None:
-        self.anatomy.decoder(inputs_embeds=embeds, **self.arguments, **cache)
+    def _forward(self, embeds: Tensor, cache: DynamicCache | None) -> None:
+        decoder = self.anatomy.decoder
+        given = {} if cache is None else {_cache_argument(decoder): cache}
+        decoder(inputs_embeds=embeds, **self.arguments, **given, use_cache=cache is not None)
 
 
 def decoder_call(anatomy: Anatomy, inputs: Inputs, features: VisualFeatures | None) -> DecoderCall:
@@ -100,9 +103,14 @@ def decoder_call(anatomy: Anatomy, inputs: Inputs, features: VisualFeatures | No
     finally:
         handle.remove()
     embeds = caught.pop("inputs_embeds")
-    for name in ("input_ids", "past_key_values", "use_cache"):
+    for name in ("input_ids", *_CACHE_ARGUMENTS, "use_cache"):
         caught.pop(name, None)
     return DecoderCall(anatomy, embeds, caught)
+
+
+def _cache_argument(decoder: nn.Module) -> str:
+    taken = inspect.signature(decoder.forward).parameters
+    return next(name for name in _CACHE_ARGUMENTS if name in taken)
 
 
 def _fresh(prefix: DynamicCache) -> DynamicCache:

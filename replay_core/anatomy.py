@@ -59,6 +59,11 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
         raise UsageError(f"{kind} is not supported: its text decoder has no 'layers' and 'norm'")
     if not isinstance(head, nn.Linear):
         raise UsageError(f"{kind} is not supported: its output embeddings are not a linear head")
+    if head.weight.shape != (head.out_features, head.in_features) or head.weight.is_meta:
+        raise UsageError(
+            f"{kind} is not supported: the weights of its head are packed or not in memory, but "
+            "the logit lens reads their rows; load it with an unquantised head on a device"
+        )
     if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
         raise UsageError(
             f"{kind} is not supported: its forward does not take 'mm_encoder_outputs' "
@@ -88,6 +93,34 @@ def check_doors(anatomy: Anatomy) -> None:
         raise UsageError(
             f"{anatomy.name} is not supported: its logits are not head(norm(h)) of its last layer "
             f"(they differ by up to {gap:.3g}), so the logit lens does not read it"
+        )
+
+
+def check_backward(anatomy: Anatomy) -> None:
+    """Check on a short text that gradients flow back through the decoder's first layer.
+
+    Raises:
+        UsageError: they do not, as with a quantised model whose kernels have no backward.
+    """
+    embed = anatomy.model.get_input_embeddings()
+    with torch.inference_mode(False), torch.enable_grad():
+        ids = torch.arange(8, device=next(embed.parameters()).device).unsqueeze(0)
+        embeds = embed(ids).detach().clone().requires_grad_(True)
+        try:
+            with capture(anatomy.layers, [0], where="after") as seen:
+                anatomy.decoder(inputs_embeds=embeds, use_cache=False)
+            (gradient,) = torch.autograd.grad(seen[0].float().square().sum(), embeds)
+        except (RuntimeError, NotImplementedError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UsageError(
+                f"{anatomy.name} cannot be the policy of a replay: no gradient flows through its "
+                f"first layer ({reason}); a model like this can be the base, or answer with "
+                "method=none"
+            ) from error
+    if not gradient.isfinite().all() or not gradient.any():
+        raise UsageError(
+            f"{anatomy.name} cannot be the policy of a replay: the gradient through its first "
+            "layer is not a finite, non-zero number"
         )
 
 
@@ -122,6 +155,12 @@ class VisualFeatures:
         """
         edited = (self.flat.to(delta.dtype) + delta).to(self.flat.dtype)
         return self.with_features(edited)
+
+    def to(self, device: torch.device) -> "VisualFeatures":
+        """Return the same features on another device."""
+        outputs = {modality: _moved(output, device) for modality, output in self.outputs.items()}
+        is_modality = {modality: rows.to(device) for modality, rows in self.is_modality.items()}
+        return VisualFeatures(outputs, is_modality, self.flat.to(device))
 
     def with_features(self, flat: Tensor) -> dict[str, BaseModelOutputWithPooling]:
         """Return fresh encoder outputs that carry ``flat`` (visual tokens, hidden)."""
@@ -175,6 +214,17 @@ def without_pixels(model: PreTrainedModel, inputs: Inputs) -> dict[str, Tensor]:
     """Return ``inputs`` as the forward takes them beside precomputed vision outputs."""
     accepted = inspect.signature(model.forward).parameters
     return {key: value for key, value in inputs.items() if key in accepted and key not in PIXELS}
+
+
+def _moved(output: Any, device: torch.device) -> Any:
+    """Return an encoder output, or what stands in one, on another device."""
+    if isinstance(output, Tensor):
+        return output.to(device)
+    if isinstance(output, BaseModelOutputWithPooling):
+        return type(output)(**{key: _moved(value, device) for key, value in output.items()})
+    if isinstance(output, list | tuple):
+        return type(output)(_moved(value, device) for value in output)
+    return output
 
 
 def _flattened(pooled: Tensor | tuple[Tensor, ...] | list[Tensor]) -> Tensor:

@@ -1,17 +1,28 @@
 """Every knob of the method, in one frozen object that is validated when it is built."""
 
 import hashlib
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from replay_core.errors import UsageError
 
-Method = Literal["replay", "none", "base"]
-Select = Literal["low", "high", "all", "random"]
+Method = Literal["replay", "inject", "none", "base"]
+Select = Literal["low", "high", "all", "random", "matched_low", "matched_high", "matched_random"]
 Boundary = Literal["aligned", "reference"]
 Positions = Literal["visual", "input"]
+Maximum = Literal["sample", "image"]
+StepScaling = Literal["published", "tokens"]
 Index = Annotated[int, Field(ge=0)]
+Nats = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+# The fixed thresholds, in nats, that the paper's release has for Qwen2.5-VL-7B's layers 0 to 13.
+_FIRST_HALF = (4.812, 4.781, 3.734, 3.297, 3.328, 3.812, 4.312)
+_SECOND_HALF = (5.125, 4.938, 5.0, 4.719, 4.656, 4.656, 4.812)
+RELEASE_THRESHOLDS = dict(enumerate((*_FIRST_HALF, *_SECOND_HALF)))
+# What the release's direct injection does, where the user says nothing else.
+_RELEASE_INJECTION = {"layers": 7, "positions": "input", "thresholds": "release"}
 
 
 class ReplayConfig(BaseModel):
@@ -27,16 +38,24 @@ class ReplayConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Method = Field("replay", description="replay, none or base")
-    """``replay``; ``none``: the policy alone; ``base``: the base alone."""
+    method: Method = Field("replay", description="replay, inject, none or base")
+    """``replay``; ``inject``: overwrite the policy's activations by the base's (Table 1);
+    ``none``: the policy alone; ``base``: the base alone."""
 
-    select: Select = Field("low", description="low, high, all or random")
+    select: Select = Field(
+        "low",
+        description="low, high, all, random, matched_low, matched_high or matched_random",
+    )
     """Which activations are matched: the base's low-entropy ones (the paper's mask), the
-    complement, all, or as many as ``low`` at random."""
+    complement, all, or as many as ``low`` at random. The ``matched`` arms have equally many each:
+    with m the smaller of the numbers that ``low`` and ``high`` have in a sample and layer, the m
+    lowest, the m highest, or m at random."""
 
     boundary: Boundary = Field("aligned", description="aligned or reference")
     """``aligned``: base after layer l against policy after layer l, in float32. ``reference``: the
-    release's reading, base after layer l against policy before layer l, in the model's dtype."""
+    release's reading, base after layer l against policy before layer l, in the model's dtype; for
+    ``inject`` the input of layer l is overwritten by the base's, and only where the base's entropy
+    after l also lies below the policy's there."""
 
     top_k: Annotated[int, Field(ge=2)] | Literal["full"] = Field(
         50, description="a whole number from 2 on, or full"
@@ -49,14 +68,29 @@ class ReplayConfig(BaseModel):
     layers: Literal["auto"] | Annotated[int, Field(ge=1)] | tuple[Index, ...] = Field(
         "auto", description="auto, a number of layers from 1 on, or distinct indices as in [0,1,2]"
     )
-    """``auto``: the first 4/7 of the decoder; n: its first n layers; or the indices themselves."""
+    """``auto``: the first 4/7 of the decoder, or the layers that ``thresholds`` names; n: its first
+    n layers; or the indices themselves."""
 
     threshold: float = Field(0.4, gt=0, le=1, description="a number above 0, at most 1")
     """γ: an activation is low-entropy when its base entropy is at most γ times the sample's largest
     at that layer."""
 
+    maximum: Maximum = Field("sample", description="sample or image")
+    """Whether γ refers to the largest entropy of the sample or of each of its images."""
+
+    thresholds: Literal["dynamic", "release"] | dict[Index, Nats] = Field(
+        "dynamic", description="dynamic, release, or a positive number of nats for each layer"
+    )
+    """``dynamic``: γ times the maximum; else fixed entropies, layer → nats, in place of γ and the
+    maximum: those of the release (for Qwen2.5-VL-7B), or found on other prompts."""
+
     step_size: float = Field(10.0, gt=0, allow_inf_nan=False, description="a finite number above 0")
     """α of the plain gradient descent on x."""
+
+    step_scaling: StepScaling = Field("published", description="published or tokens")
+    """``published``: x ← x - α ∂loss/∂x, whose step on one token shrinks about as 1/N² with the
+    sample's N visual tokens. ``tokens``: that step times N², so that α means the same for every
+    image size; a published α for N tokens is α/N² here."""
 
     steps: int = Field(25, ge=0, description="a whole number from 0 on")
     """Gradient steps; 0 runs the whole path with x = 0."""
@@ -70,6 +104,24 @@ class ReplayConfig(BaseModel):
     strict: bool = Field(False, description="true or false")
     """Raise what goes wrong inside one sample instead of answering it un-steered."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_release_injects(cls, given: Any) -> Any:
+        """Fill in what the release's injection has fixed, where the user says nothing else."""
+        if (
+            isinstance(given, dict)
+            and given.get("method") == "inject"
+            and given.get("boundary") == "reference"
+        ):
+            return {**_RELEASE_INJECTION, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _maximum_has_images(self) -> "ReplayConfig":
+        if self.maximum == "image" and self.positions == "input":
+            raise ValueError("maximum=image goes with positions=visual only: text has no image")
+        return self
+
     @model_validator(mode="after")
     def _layers_are_distinct(self) -> "ReplayConfig":
         if isinstance(self.layers, tuple) and not 0 < len(set(self.layers)) == len(self.layers):
@@ -80,9 +132,13 @@ class ReplayConfig(BaseModel):
         """Return the sorted indices of the decoder layers whose base activations are replayed.
 
         Raises:
-            UsageError: an index outside the decoder, or the last layer with ``reference``.
+            UsageError: an index outside the decoder, one without a fixed threshold, or the last
+                layer with the replay of ``reference``.
         """
-        if self.layers == "auto":
+        fixed = self.fixed_thresholds
+        if self.layers == "auto" and fixed is not None:
+            chosen = tuple(sorted(fixed))
+        elif self.layers == "auto":
             chosen = tuple(range(max(1, 4 * n_layers // 7)))
         elif isinstance(self.layers, int):
             chosen = tuple(range(self.layers))
@@ -94,13 +150,35 @@ class ReplayConfig(BaseModel):
                 f"layers={_shown(self.layers)} is not possible: the text decoder has {n_layers} "
                 f"layers (allowed: at most {n_layers}, or indices 0 to {n_layers - 1})"
             )
-        if self.boundary == "reference" and n_layers - 1 in chosen:
+        without = [layer for layer in chosen if fixed is not None and layer not in fixed]
+        if without and fixed is not None:
+            raise UsageError(
+                f"layers={_shown(self.layers)} includes {_shown(tuple(without))}, for which "
+                f"thresholds={self._thresholds_name} has no entropy (allowed: layers "
+                f"{_shown(tuple(sorted(fixed)))})"
+            )
+        if self._one_apart and n_layers - 1 in chosen:
             raise UsageError(
                 f"layers={_shown(self.layers)} includes the last of {n_layers} layers, which "
                 "boundary=reference cannot match (allowed: the layers before it, or "
                 "boundary=aligned)"
             )
         return chosen
+
+    @property
+    def fixed_thresholds(self) -> Mapping[int, float] | None:
+        """The fixed entropies, layer → nats; None where the mask is dynamic."""
+        if self.thresholds == "dynamic":
+            return None
+        return RELEASE_THRESHOLDS if self.thresholds == "release" else self.thresholds
+
+    @property
+    def _thresholds_name(self) -> str:
+        return self.thresholds if isinstance(self.thresholds, str) else "the given ones"
+
+    @property
+    def _one_apart(self) -> bool:
+        return self.boundary == "reference" and self.method != "inject"
 
     def fingerprint(self) -> str:
         """Return 12 hexadecimal digits that change with any setting."""

@@ -33,17 +33,21 @@ class Lens:
         return read
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits (rows, vocabulary) of ``hidden`` (rows, hidden)."""
+        """Return the logits (rows, vocabulary) of ``hidden`` (rows, hidden), on its device."""
         head = self.anatomy.head
         bias = None if head.bias is None else head.bias.to(self.dtype)
-        return functional.linear(self.normed(hidden), head.weight.to(self.dtype), bias)
+        normed = self.normed(hidden).to(head.weight.device)
+        return functional.linear(normed, head.weight.to(self.dtype), bias).to(hidden.device)
 
     def logits_at(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Return the logits (rows, k) of the vocabulary entries ``ids`` (rows, k) only."""
         head = self.anatomy.head
+        ids = ids.to(head.weight.device)
         rows = head.weight[ids].to(self.dtype)
-        logits = torch.einsum("rh,rkh->rk", self.normed(hidden), rows)
-        return logits if head.bias is None else logits + head.bias[ids].to(self.dtype)
+        logits = torch.einsum("rh,rkh->rk", self.normed(hidden).to(rows.device), rows)
+        if head.bias is not None:
+            logits = logits + head.bias[ids].to(self.dtype)
+        return logits.to(hidden.device)
 
     def chunks(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield (rows, logits of these rows), so that a prompt's logits never stand at once."""

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
+from replay_core.adapter import adapted_base, adapter_layers, add_adapter, without_adapter
 from replay_core.anatomy import Anatomy, anatomy_of, check_doors
 from replay_core.errors import UsageError
+from replay_core.quantisation import Quantization, quantized
 
 
 @dataclass(frozen=True)
@@ -20,25 +22,38 @@ class Pair:
     """A policy and its base, checked against each other; see :func:`make_pair`.
 
     ``shared_vision``: the two vision towers have equal weights, so that features are computed once.
+    ``adapted``: both are one set of weights, and the policy is its LoRA adapter.
     """
 
     policy: Anatomy
     base: Anatomy
     shared_vision: bool
+    adapted: bool = False
     name: str = ""
     policy_revision: str = ""
     base_revision: str = ""
 
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """Let the base's model be the base inside the block: its adapter, if any, is off."""
+        with without_adapter(self.base.model) if self.adapted else nullcontext():
+            yield
 
-def make_pair(policy: PreTrainedModel, base: PreTrainedModel, *, name: str = "") -> Pair:
+
+def make_pair(
+    policy: PreTrainedModel, base: PreTrainedModel | None = None, *, name: str = ""
+) -> Pair:
     """Return the pair of two loaded models, after checking that they belong together.
 
-    Nothing is changed in either model.
+    Without ``base``, ``policy`` is a model that carries a LoRA adapter, and its base is the same
+    model with the adapter off. Nothing is changed in either model.
 
     Raises:
-        UsageError: they differ in architecture, hidden size, layers or vocabulary, or one of them
-            has no doors that replay can use.
+        UsageError: they differ in architecture, hidden size, layers or vocabulary, one of them
+            has no doors that replay can use, or ``policy`` carries no adapter and there is no base.
     """
+    if base is None:
+        return _adapted_pair(policy, name)
     check_configs(policy.config, base.config, _named(policy), _named(base))
     ours, theirs = anatomy_of(policy), anatomy_of(base)
     for anatomy in {id(part.model): part for part in (ours, theirs)}.values():
@@ -47,9 +62,33 @@ def make_pair(policy: PreTrainedModel, base: PreTrainedModel, *, name: str = "")
         ours,
         theirs,
         _equal_vision(policy, base),
-        name or _named(policy),
-        revision_of(policy),
-        revision_of(base),
+        name=name or _named(policy),
+        policy_revision=revision_of(policy),
+        base_revision=revision_of(base),
+    )
+
+
+def _adapted_pair(model: PreTrainedModel, name: str) -> Pair:
+    if not adapter_layers(model):
+        raise UsageError(
+            f"{_named(model)} carries no LoRA adapter, so it needs a base (allowed: a second "
+            "model, or a model with a peft adapter)"
+        )
+    anatomy = anatomy_of(model)
+    check_doors(anatomy)
+    with without_adapter(model):
+        check_doors(anatomy)
+    text = {id(module) for module in model.get_decoder().modules()}
+    shared = all(id(layer) in text for layer in adapter_layers(model))
+    revision = revision_of(model)
+    return Pair(
+        anatomy,
+        anatomy,
+        shared,
+        adapted=True,
+        name=name or _named(model),
+        policy_revision=revision,
+        base_revision=revision,
     )
 
 
@@ -79,13 +118,13 @@ def check_configs(
 
 
 def load_config(checkpoint: str | Path) -> PretrainedConfig:
-    """Return a checkpoint's config.
+    """Return a checkpoint's config; for a LoRA adapter, that of the model it was trained on.
 
     Raises:
         UsageError: there is no checkpoint.
     """
     try:
-        return AutoConfig.from_pretrained(str(checkpoint))
+        return AutoConfig.from_pretrained(adapted_base(checkpoint) or str(checkpoint))
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UsageError(
@@ -100,16 +139,22 @@ def load_model(
     dtype: torch.dtype | str = "auto",
     device_map: Any = None,
     attn_implementation: str | None = None,
+    quantization: Quantization | None = None,
 ) -> PreTrainedModel:
-    """Load one checkpoint, in eval mode.
+    """Load one checkpoint, in eval mode; a LoRA adapter with the model it was trained on.
+
+    ``quantization`` loads the text decoder's weights with bitsandbytes; head and vision tower stay
+    in ``dtype``.
 
     Raises:
-        UsageError: there is no checkpoint, or no model in it.
+        UsageError: there is no checkpoint, no model in it, or no bitsandbytes.
     """
-    load_config(checkpoint)
+    config = load_config(checkpoint)
     arguments: dict[str, Any] = {"dtype": dtype, "device_map": device_map}
     if attn_implementation is not None:
         arguments["attn_implementation"] = attn_implementation
+    if quantization is not None:
+        arguments["quantization_config"] = quantized(quantization, config)
     try:
         model = AutoModelForImageTextToText.from_pretrained(str(checkpoint), **arguments)
     except (OSError, ValueError, KeyError) as error:
@@ -120,29 +165,57 @@ def load_model(
 
 def load_pair(
     policy: str | Path,
-    base: str | Path,
+    base: str | Path | None = None,
     *,
     dtype: torch.dtype | str = "auto",
     device_map: Any = None,
     attn_implementation: str | None = None,
     base_layers: int | None = None,
+    base_device_map: Any = None,
+    base_quantization: Quantization | None = None,
     name: str = "",
 ) -> Pair:
-    """Load a pair from two checkpoints, each once.
+    """Load a pair from two checkpoints, each once, or from a LoRA adapter and its base.
 
+    ``policy`` may be a folder, or hub id, that peft saved a LoRA adapter to: then one model is
+    loaded, whose adapter is off where the base is asked, and ``base`` may be left out.
     ``base_layers`` drops the base's decoder layers from that one on: replay never runs them, and
-    they take memory. A base loaded so cannot answer by itself.
+    they take memory. A base loaded so cannot answer by itself. ``base_device_map`` puts the base
+    elsewhere, ``base_quantization`` loads its decoder in 8 or 4 bits.
 
     Raises:
-        UsageError: a checkpoint is missing, or the two are not a pair.
+        UsageError: a checkpoint is missing, the two are not a pair, or a LoRA pair is asked for a
+            base of its own.
     """
-    check_configs(load_config(policy), load_config(base), str(policy), str(base))
+    trained_on = adapted_base(policy)
     how = {"dtype": dtype, "device_map": device_map, "attn_implementation": attn_implementation}
-    ours, theirs = load_model(policy, **how), load_model(base, **how)
+    if trained_on is not None:
+        if base_device_map is not None or base_quantization is not None:
+            raise UsageError(
+                f"{policy} is a LoRA adapter, which shares its weights with its base: the base can "
+                "have no device or quantisation of its own"
+            )
+        return _load_adapted(policy, base or trained_on, how, name)
+    if base is None:
+        raise UsageError(f"{policy} is no LoRA adapter, so a base must be named")
+    check_configs(load_config(policy), load_config(base), str(policy), str(base))
+    ours = load_model(policy, **how)
+    elsewhere = {} if base_device_map is None else {"device_map": base_device_map}
+    theirs = load_model(base, **{**how, **elsewhere}, quantization=base_quantization)
     pair = make_pair(ours, theirs, name=name)
     if base_layers is not None:
         del pair.base.layers[base_layers:]
     return pair
+
+
+def _load_adapted(policy: str | Path, base: str | Path, how: dict[str, Any], name: str) -> Pair:
+    """Load a LoRA adapter onto its base."""
+    model = load_model(base, **how)
+    add_adapter(model, policy)
+    pair = make_pair(model, name=name or Path(policy).name)
+    folder = Path(policy)
+    revision = f"sha256:{folder_digest(folder)}" if folder.is_dir() else ""
+    return replace(pair, policy_revision=f"{pair.base_revision}+{revision or policy}")
 
 
 def revision_of(model: PreTrainedModel) -> str:
@@ -206,7 +279,8 @@ def _equal_vision(policy: PreTrainedModel, base: PreTrainedModel) -> bool:
     ours = {n: p for n, p in policy.named_parameters() if id(p) not in text}
     theirs = {n: p for n, p in base.named_parameters() if id(p) not in text}
     return ours.keys() == theirs.keys() and all(
-        torch.equal(value, theirs[name].to(value.device)) for name, value in ours.items()
+        value.dtype == theirs[name].dtype and torch.equal(value, theirs[name].to(value.device))
+        for name, value in ours.items()
     )
 
 

@@ -105,7 +105,8 @@ class ReplayProblem:
             return total
         features = self.features.flat
         edited = (features.to(delta.dtype) + delta).to(features.dtype)
-        where = (self.visual_row, self.visual_column - self.call.start)
+        place = self.call.embeds.device
+        where = (self.visual_row.to(place), (self.visual_column - self.call.start).to(place))
         embeds = self.call.embeds.index_put(where, edited.to(self.call.embeds))
         states = self._policy_states(embeds)
         for layer, target in self.targets.layers.items():
@@ -173,6 +174,8 @@ def descend(problem: ReplayProblem) -> Descent:
         finite = masked_mean((~delta.grad.isfinite()).any(-1).to(losses), owner, len(alive)) == 0
         alive = alive & finite
         delta.grad[~alive[owner]] = 0
+        if config.step_scaling == "tokens":
+            delta.grad *= problem.candidates.visual[owner, None].to(delta.grad) ** 2
         optimiser.step()
     kept = best if config.keep == "best" else delta.detach()
     curves = torch.stack(history, dim=1).float()

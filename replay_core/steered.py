@@ -1,51 +1,51 @@
 """Replay as a drop-in for ``model.generate``: optimise the visual tokens, then decode."""
 
+import contextlib
 import inspect
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from replay_core.activations import DecoderCall, decoder_call
+from replay_core.activations import decoder_call
 from replay_core.anatomy import (
+    PIXELS,
     Anatomy,
     Inputs,
     VisualFeatures,
-    placeholder_masks,
+    check_backward,
     visual_features,
     without_pixels,
 )
 from replay_core.config import ReplayConfig
 from replay_core.errors import ReplayError, UsageError
+from replay_core.injection import Injection, Reading, injection_of, read
 from replay_core.padding import attention_mask_of, left_padded
 from replay_core.pair import Pair, frozen
 from replay_core.record import ReplayRecord, Seconds, make_record
 from replay_core.replay import Outcome, ReplayProblem, SampleReplay, descend, describe
 from replay_core.seeds import stable_seed, token_digest
-from replay_core.targets import (
-    Candidates,
-    ReplayTargets,
-    base_targets,
-    prompt_of,
-    settings_of,
-)
+from replay_core.targets import ReplayTargets, base_targets, prompt_of, settings_of
+from replay_core.window import Window
 
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """The optimised visual tokens of one batch.
+    """How one batch is steered: by optimised visual tokens, or by direct injection.
 
     ``delta`` is x, (visual tokens, hidden), in the order of the prompts, 0 where a sample is not
-    steered; None, like ``features``, for a batch without visual tokens. ``samples`` tells, per
-    sample, what happened. ``seconds`` are the batch's, not yet shared out.
+    steered; None, like ``features``, for a batch without visual tokens, and None with
+    ``method=inject``, which leaves an ``injection``. ``samples`` tells, per sample, what happened.
+    ``seconds`` are the batch's, not yet shared out.
     """
 
     delta: Tensor | None
     features: VisualFeatures | None
     samples: tuple[SampleReplay, ...]
+    injection: Injection | None = None
     seconds: Seconds = field(default_factory=Seconds)
     peak_memory_mb: float | None = None
     error: str | None = None
@@ -82,6 +82,8 @@ class Steered:
                 f"the base was loaded with base_layers={held}, but this run needs {needed} of its "
                 "layers"
             )
+        if self.config.method == "replay":
+            check_backward(pair.policy)
 
     def optimise(
         self,
@@ -90,10 +92,10 @@ class Steered:
         targets: ReplayTargets | None = None,
         seeds: Sequence[int] | None = None,
     ) -> ReplayResult:
-        """Return x for a batch of prompts (``inputs``: the processor's whole output).
+        """Return how a batch of prompts is steered (``inputs``: the processor's whole output).
 
-        ``targets``, from :meth:`targets`, spare the base's pass. ``seeds``, one per sample, draw
-        the positions of ``select=random``; without them they follow from the prompts.
+        ``targets``, from :meth:`targets`, spare the base's pass of replay. ``seeds``, one per
+        sample, draw the positions of the random arms; without them they follow from the prompts.
 
         Raises:
             ReplayError: with ``config.strict``, when a sample diverges or is not finite.
@@ -101,16 +103,22 @@ class Steered:
         """
         started = time.perf_counter()
         batch = len(inputs["input_ids"])
-        if self.config.method != "replay":
+        if self.config.method in ("none", "base"):
             return ReplayResult(None, None, (SampleReplay(Outcome.OFF),) * batch)
         policy, base = self.pair.policy, self.pair.base
         _reset_peak(policy.model.device)
         with torch.inference_mode(False), torch.enable_grad(), frozen(policy.model, base.model):
             inputs = _own(left_padded(inputs))
+            seeds = self.seeds(inputs) if seeds is None else seeds
             features = visual_features(policy.model, inputs)
-            if features is None:
+            if features is None and self.config.positions == "visual":
                 return ReplayResult(None, None, (SampleReplay(Outcome.NO_VISUAL_TOKENS),) * batch)
             try:
+                if self.config.method == "inject":
+                    return self._inject(inputs, features, seeds, started)
+                if features is None:
+                    none = (SampleReplay(Outcome.NO_VISUAL_TOKENS),) * batch
+                    return ReplayResult(None, None, none)
                 return self._replay(inputs, features, targets, seeds, started)
             except torch.cuda.OutOfMemoryError as error:
                 if self.config.strict:
@@ -118,22 +126,22 @@ class Steered:
                 problem = str(error).splitlines()[0]
         torch.cuda.empty_cache()
         lost = (SampleReplay(Outcome.OUT_OF_MEMORY),) * batch
-        return ReplayResult(torch.zeros_like(features.flat), features, lost, error=problem)
+        zero = None if features is None else torch.zeros_like(features.flat)
+        return ReplayResult(zero, features, lost, error=problem)
 
     def _replay(
         self,
         inputs: dict[str, Tensor],
         features: VisualFeatures,
         targets: ReplayTargets | None,
-        seeds: Sequence[int] | None,
+        seeds: Sequence[int],
         started: float,
     ) -> ReplayResult:
-        window = _Window.of(inputs, self.pair.policy, features, self.config)
+        window = Window.of(inputs, self.pair.policy, self.config)
+        home = window.visual.device
         if targets is None:
-            shared = self.pair.shared_vision
-            seen = features if shared else visual_features(self.pair.base.model, inputs)
-            assert seen is not None  # the policy found visual tokens in the same prompts
-            targets = self._base_pass(inputs, seen, window, seeds)
+            shared = features if self.pair.shared_vision else None
+            targets = self._base_pass(inputs, shared, window, seeds).to(home)
         else:
             prompt = prompt_of(inputs["input_ids"], attention_mask_of(inputs))
             targets.check(prompt, self._target_settings)
@@ -156,9 +164,60 @@ class Steered:
         if self.config.strict:
             _raise_failure(samples)
         seconds = Seconds(base=looped - started, loop=time.perf_counter() - looped)
-        return ReplayResult(
-            descent.delta, features, samples, seconds, _peak(self.pair.policy.model.device)
+        peak = _peak(self.pair.policy.model.device)
+        return ReplayResult(descent.delta, features, samples, seconds=seconds, peak_memory_mb=peak)
+
+    def _inject(
+        self,
+        inputs: dict[str, Tensor],
+        features: VisualFeatures | None,
+        seeds: Sequence[int],
+        started: float,
+    ) -> ReplayResult:
+        window = Window.of(inputs, self.pair.policy, self.config)
+        policy = self._reading(self.pair.policy, inputs, features, window)
+        with self.pair.as_base():
+            shared = features if self.pair.shared_vision else None
+            theirs, seen = self._for_base(inputs, shared)
+            base = self._reading(self.pair.base, theirs, seen, window).to(window.visual.device)
+        injection, samples = injection_of(
+            base,
+            policy,
+            window.candidates,
+            tuple(inputs["input_ids"].shape),  # type: ignore[arg-type]
+            self.config,
+            seeds=seeds,
         )
+        if self.config.strict:
+            _raise_failure(samples)
+        return ReplayResult(
+            None,
+            features,
+            samples,
+            injection=injection,
+            seconds=Seconds(base=time.perf_counter() - started),
+            peak_memory_mb=_peak(self.pair.policy.model.device),
+        )
+
+    def _reading(
+        self, anatomy: Anatomy, inputs: Inputs, features: VisualFeatures | None, window: Window
+    ) -> Reading:
+        call = window.cut(decoder_call(anatomy, inputs, features), max(self.layers) + 1)
+        candidates = window.candidates.to(inputs["input_ids"].device)
+        return read(call, candidates, self.layers, self.config)
+
+    def _for_base(
+        self, inputs: Inputs, shared: VisualFeatures | None
+    ) -> tuple[dict[str, Tensor], VisualFeatures | None]:
+        """Return prompts and visual features on the base's device.
+
+        ``shared`` are features that the base would compute alike; without them its own tower runs.
+        """
+        base = self.pair.base.model
+        theirs = {name: value.to(base.device) for name, value in inputs.items()}
+        if shared is None:
+            return theirs, visual_features(base, theirs)
+        return theirs, shared.to(base.device)
 
     @property
     def _target_settings(self) -> str:
@@ -178,33 +237,35 @@ class Steered:
         Raises:
             ValueError: the batch has no visual tokens, so that there is nothing to match.
         """
-        base = self.pair.base.model
-        with torch.inference_mode(False), frozen(base):
+        base = self.pair.base
+        with torch.inference_mode(False), frozen(base.model):
             inputs = _own(left_padded(inputs))
-            features = visual_features(base, inputs)
-            if features is None:
+            if not any(key in inputs for key in PIXELS):
                 raise ValueError("these prompts have no visual tokens, so there are no targets")
-            window = _Window.of(inputs, self.pair.base, features, self.config)
-            return self._base_pass(inputs, features, window, seeds)
+            seeds = self.seeds(inputs) if seeds is None else seeds
+            return self._base_pass(inputs, None, Window.of(inputs, base, self.config), seeds)
 
     def _base_pass(
         self,
         inputs: dict[str, Tensor],
-        features: VisualFeatures,
-        window: "_Window",
-        seeds: Sequence[int] | None,
+        shared: VisualFeatures | None,
+        window: Window,
+        seeds: Sequence[int],
     ) -> ReplayTargets:
+        """Return the base's targets, on the base's device."""
         depth = max(self.layers) + 1
-        call = window.cut(decoder_call(self.pair.base, inputs, features), depth)
-        return base_targets(
-            call,
-            window.candidates,
-            self.layers,
-            self.config,
-            seeds=self.seeds(inputs) if seeds is None else seeds,
-            prompt=prompt_of(inputs["input_ids"], attention_mask_of(inputs)),
-            settings=self._target_settings,
-        )
+        with self.pair.as_base():
+            theirs, features = self._for_base(inputs, shared)
+            call = window.cut(decoder_call(self.pair.base, theirs, features), depth)
+            return base_targets(
+                call,
+                window.candidates.to(theirs["input_ids"].device),
+                self.layers,
+                self.config,
+                seeds=seeds,
+                prompt=prompt_of(inputs["input_ids"], attention_mask_of(inputs)),
+                settings=self._target_settings,
+            )
 
     def seeds(self, inputs: Inputs) -> list[int]:
         """Return one seed per sample, from ``config.seed`` and the prompt's own tokens."""
@@ -217,7 +278,18 @@ class Steered:
         ``generation`` is passed on: greedy, sampled, beams, ``num_return_sequences`` …
         """
         arguments = self._arguments(left_padded(inputs), result)
-        return self._answering.generate(**arguments, **generation)
+        with self._steering(result):
+            return self._answering.generate(**arguments, **generation)
+
+    @contextlib.contextmanager
+    def _steering(self, result: ReplayResult) -> Iterator[None]:
+        """Hold whatever must be in place while the answering model runs."""
+        with contextlib.ExitStack() as held:
+            if self.config.method == "base":
+                held.enter_context(self.pair.as_base())
+            if result.injection is not None:
+                held.enter_context(result.injection.into(self.pair.policy))
+            yield
 
     def score(self, inputs: Inputs, result: ReplayResult, continuation: Tensor) -> Tensor:
         """Return the policy's log-probabilities (batch, t) of given tokens, with x in place.
@@ -234,26 +306,29 @@ class Steered:
             if name in inputs:
                 inputs[name] = torch.cat([inputs[name], tail.to(inputs[name])], dim=1)
         model = self._answering
-        with torch.no_grad(), frozen(model):
+        with torch.no_grad(), frozen(model), self._steering(result):
             logits = model(**self._arguments(inputs, result), use_cache=False).logits
         ours = logits[:, prompt.shape[1] - 1 : -1].float().log_softmax(-1)
         return ours.gather(-1, continuation.to(ours.device).unsqueeze(-1)).squeeze(-1)
 
     def _arguments(self, inputs: Inputs, result: ReplayResult) -> dict[str, Any]:
         """Return the forward's arguments with x added to the visual features."""
-        if result.features is None or result.delta is None:
+        features, delta = result.features, result.delta
+        if features is None:
             return dict(inputs)
         text: dict[str, Any] = without_pixels(self.pair.policy.model, inputs)
-        return {**text, "mm_encoder_outputs": result.features.plus(result.delta)}
+        seen = features.with_features(features.flat) if delta is None else features.plus(delta)
+        return {**text, "mm_encoder_outputs": seen}
 
     def generate(self, **arguments: Any) -> Any:
-        """Answer as ``model.generate`` does, after optimising the visual tokens.
+        """Answer as ``model.generate`` does, after finding how to steer the batch.
 
         ``arguments`` are the processor's output and any generation options, mixed, as transformers
         takes them. ``method=none`` and ``base`` call that model's own ``generate`` unchanged.
         """
-        if self.config.method != "replay":
-            return self._answering.generate(**arguments)
+        if self.config.method in ("none", "base"):
+            with self.pair.as_base() if self.config.method == "base" else contextlib.nullcontext():
+                return self._answering.generate(**arguments)
         inputs, generation = split_arguments(self.pair.policy, arguments)
         return self.decode(inputs, self.optimise(inputs), **generation)
 
@@ -285,39 +360,6 @@ class Steered:
             )
             for sample, fields in zip(result.samples, more, strict=True)
         ]
-
-
-@dataclass(frozen=True)
-class _Window:
-    """The columns of the prompts that the loop runs: from the first to the last candidate."""
-
-    start: int
-    stop: int
-    visual: Tensor
-    candidates: Candidates
-
-    @classmethod
-    def of(
-        cls,
-        inputs: Inputs,
-        anatomy: Anatomy,
-        features: VisualFeatures,
-        config: ReplayConfig,
-    ) -> "_Window":
-        masks = placeholder_masks(anatomy.model, inputs["input_ids"])
-        visual = torch.stack([masks[modality] for modality in features.outputs]).any(0)
-        candidate = visual if config.positions == "visual" else attention_mask_of(inputs).bool()
-        row, column = torch.nonzero(candidate, as_tuple=True)
-        columns = torch.nonzero(candidate.any(0)).squeeze(-1)
-        return cls(
-            int(columns[0]),
-            int(columns[-1]) + 1,
-            visual,
-            Candidates(row, column, visual.sum(1)),
-        )
-
-    def cut(self, call: DecoderCall, layers: int) -> DecoderCall:
-        return call.window(self.start, self.stop, layers)
 
 
 def split_arguments(

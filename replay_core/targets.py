@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from replay_core.config import ReplayConfig
 from replay_core.errors import UsageError
 from replay_core.lens import Lens, entropy
 from replay_core.seeds import token_digest
-from replay_core.selection import select
+from replay_core.selection import low_mask, select
 
 _FORMAT = "activation-replay targets 1"
 
@@ -24,12 +24,14 @@ _FORMAT = "activation-replay targets 1"
 class Candidates:
     """The prompt positions that the mask may select, over a batch of ``samples``.
 
-    ``row`` and ``column`` (n,) index the padded prompts, sample by sample; ``visual`` (samples,) is
-    N, each sample's number of visual tokens.
+    ``row`` and ``column`` (n,) index the padded prompts, sample by sample; ``group`` (n,) numbers
+    the samples, or the images, over which a dynamic mask takes its maximum; ``visual`` (samples,)
+    is N, each sample's number of visual tokens.
     """
 
     row: Tensor
     column: Tensor
+    group: Tensor
     visual: Tensor
 
     @property
@@ -39,7 +41,29 @@ class Candidates:
 
     def of(self, hidden: Tensor, call: DecoderCall) -> Tensor:
         """Return (n, hidden): the candidates among ``hidden`` (batch, tokens, hidden) of a call."""
-        return hidden[self.row, self.column - call.start]
+        where = self.row.to(hidden.device), (self.column - call.start).to(hidden.device)
+        return hidden[where].to(self.row.device)
+
+    def to(self, device: torch.device) -> "Candidates":
+        """Return the same candidates on another device."""
+        tensors = (self.row, self.column, self.group, self.visual)
+        return Candidates(*(tensor.to(device) for tensor in tensors))
+
+    def chosen(
+        self,
+        layer: int,
+        entropies: Tensor,
+        config: ReplayConfig,
+        generators: Sequence[torch.Generator],
+        rival: Tensor | None = None,
+    ) -> Tensor:
+        """Return the indices (m,) of the candidates that ``config`` selects at ``layer``.
+
+        ``entropies`` (n,) are the base's, in nats; see :func:`low_mask` for ``rival``.
+        """
+        low = low_mask(entropies, self.group, layer, config, rival)
+        chosen = select(low, entropies, self.row, how=config.select, generators=generators)
+        return torch.nonzero(chosen).squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -68,6 +92,19 @@ class ReplayTargets:
     entropies: dict[int, Tensor]
     prompt: str
     settings: str
+
+    def to(self, device: torch.device) -> "ReplayTargets":
+        """Return the same targets on another device."""
+        layers = {
+            layer: LayerTarget(
+                target.index.to(device),
+                target.log_probs.to(device),
+                None if target.ids is None else target.ids.to(device),
+            )
+            for layer, target in self.layers.items()
+        }
+        entropies = {layer: values.to(device) for layer, values in self.entropies.items()}
+        return replace(self, layers=layers, entropies=entropies)
 
     def save(self, path: str | Path) -> None:
         """Write the targets to a safetensors file."""
@@ -151,15 +188,7 @@ def base_targets(
         for layer in layers:
             hidden = candidates.of(states.pop(layer), call)
             entropies[layer], top = _read(lens, hidden, config)
-            chosen = select(
-                entropies[layer],
-                candidates.row,
-                candidates.samples,
-                how=config.select,
-                threshold=config.threshold,
-                generators=generators,
-            )
-            index = torch.nonzero(chosen).squeeze(-1)
+            index = candidates.chosen(layer, entropies[layer], config, generators)
             if len(index) > 0:
                 ids = None if top is None else top[index]
                 logits = (
@@ -189,7 +218,11 @@ def arithmetic(config: ReplayConfig, model_dtype: torch.dtype) -> torch.dtype:
 def settings_of(config: ReplayConfig, layers: Sequence[int], base: str) -> str:
     """Return, as JSON, what targets depend on; ``base`` identifies the base and its dtype."""
     used = config.model_dump(
-        include={"select", "boundary", "top_k", "positions", "threshold", "seed"}
+        mode="json",
+        include={
+            *("select", "boundary", "top_k", "positions", "seed"),
+            *("threshold", "maximum", "thresholds"),
+        },
     )
     return json.dumps({**used, "layers": list(layers), "base": base}, sort_keys=True)
 

@@ -19,6 +19,7 @@ from replay_adapters.lmms_eval.watch import Answering, Key, WatchedTasks
 from replay_adapters.options import Settings, check_checkpoints, resolve
 from replay_adapters.protocol import edited_request
 from replay_core import Pair, ReplayRecord, Steered, UsageError, load_pair, make_pair
+from replay_core.adapter import adapted_base
 from replay_core.pair import load_model
 from replay_core.record import answer_fields, library_versions
 from replay_core.seeds import stable_seed
@@ -146,7 +147,7 @@ class ReplayMixin:
         if generation.get("do_sample"):
             set_seed(stable_seed(*seeds))
         started = time.perf_counter()
-        if self.settings.config.method == "replay":
+        if self.settings.config.method in ("replay", "inject"):
             output = self.steered.decode(inputs, result, **generation)
         else:
             output = self.steered.generate(**arguments)
@@ -192,9 +193,17 @@ def _evens_out_ranks(request: Any) -> bool:
 def _load(settings: Settings, config: PretrainedConfig, loading: dict[str, Any]) -> Pair:
     """Load what the method needs: one model for ``none`` and ``base``, else both."""
     files, method = settings.pair, settings.config.method
-    if method == "replay":
+    adapted = adapted_base(files.policy) is not None
+    if method in ("replay", "inject") or (adapted and method == "none"):
         layers = settings.config.layer_indices(config.get_text_config().num_hidden_layers)
-        needed = max(layers) + 1
-        return load_pair(files.policy, files.base, base_layers=needed, name=files.name, **loading)
+        return load_pair(
+            files.policy,
+            files.base,
+            base_layers=max(layers) + 1,
+            base_device_map=settings.base_device,
+            base_quantization=settings.base_quantization,
+            name=files.name,
+            **loading,
+        )
     alone = load_model(files.base if method == "base" else files.policy, **loading)
     return make_pair(alone, alone, name=files.name)

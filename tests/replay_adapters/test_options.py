@@ -25,14 +25,18 @@ def refusal(arguments: dict) -> str:
         ("threshold", 0, "replay_threshold=0 is not allowed (allowed: a number above 0, at most 1"),
         ("threshold", 1.5, "replay_threshold=1.5 is not allowed"),
         ("steps", -1, "replay_steps=-1 is not allowed (allowed: a whole number from 0 on"),
-        ("select", "lo", "replay_select=lo is not allowed (allowed: low, high, all or random"),
+        (
+            "select",
+            "lo",
+            "replay_select=lo is not allowed (allowed: low, high, all, random, matched_low",
+        ),
         ("boundary", "after", "allowed: aligned or reference"),
         ("top_k", 1, "allowed: a whole number from 2 on, or full"),
         ("layers", "first", "replay_layers=first is not allowed (allowed: auto, a number"),
         ("layers", "[0,", "replay_layers=[0, is not allowed"),
         ("layers", "[1,1]", "[1, 1] must be distinct"),
         ("step_size", float("inf"), "allowed: a finite number above 0"),
-        ("method", "reply", "allowed: replay, none or base"),
+        ("method", "reply", "allowed: replay, inject, none or base"),
         ("protocol", "mine", "replay_protocol=mine is not allowed (allowed: pair, task)"),
     ],
 )
@@ -70,6 +74,9 @@ def test_every_core_setting_can_be_given_as_an_option():
         "boundary": "reference",
         "top_k": "full",
         "positions": "input",
+        "maximum": "image",
+        "thresholds": "release",
+        "step_scaling": "tokens",
         "layers": "[0,2]",
         "threshold": 0.2,
         "step_size": 40,
@@ -79,8 +86,8 @@ def test_every_core_setting_can_be_given_as_an_option():
         "strict": True,
     }
     assert changed.keys() == ReplayConfig.model_fields.keys()
-    config = resolve({**PAIR, **{f"replay_{k}": v for k, v in changed.items()}}).config
     for name, value in changed.items():
+        config = resolve({**PAIR, f"replay_{name}": value}).config
         expected = (0, 2) if name == "layers" else value
         assert getattr(config, name) == expected != getattr(ReplayConfig(), name)
 

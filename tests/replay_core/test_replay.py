@@ -496,7 +496,7 @@ def toy(config: ReplayConfig, *, curve: Any, slope: Any, start: Any, tokens: int
     features = VisualFeatures({}, {}, torch.ones(samples, 2))
     target = LayerTarget(each, torch.zeros(samples, 1), None)
     targets = ReplayTargets({0: target}, {0: torch.ones(samples)}, "", "")
-    candidates = Candidates(each, each, torch.full((samples,), tokens))
+    candidates = Candidates(each, each, each, torch.full((samples,), tokens))
     values = [torch.tensor(v, dtype=torch.float64) for v in (curve, slope, start)]
     return Toy(None, candidates, features, each, each, targets, config, *values)
 

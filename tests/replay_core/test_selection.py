@@ -22,12 +22,13 @@ def tensors(pairs: list[tuple[int, float]]) -> tuple[Tensor, Tensor]:
 def chosen(pairs: list[tuple[int, float]], how: str, threshold: float, seed: int = 0) -> Tensor:
     entropies, owner = tensors(pairs)
     generators = [torch.Generator().manual_seed(seed + n) for n in range(SAMPLES)]
-    return select(entropies, owner, SAMPLES, how=how, threshold=threshold, generators=generators)
+    low = low_entropy(entropies, owner, threshold)
+    return select(low, entropies, owner, how=how, generators=generators)
 
 
 def test_low_takes_what_is_at_most_gamma_times_the_maximum() -> None:
     entropies = torch.tensor([1.0, 2.0, 2.5, 4.0])  # 2 is 0.5 * 4 exactly
-    low = low_entropy(entropies, torch.zeros(4, dtype=torch.long), 1, 0.5)
+    low = low_entropy(entropies, torch.zeros(4, dtype=torch.long), 0.5)
     assert low.tolist() == [True, True, False, False]
 
 

@@ -339,8 +339,9 @@ def test_only_what_is_needed_runs(loaded: Loaded, boundary: str, name: str) -> N
     inputs = loaded.batch(name)
     columns = (inputs["mm_token_type_ids"] > 0).any(0).nonzero()[:, 0]
     first, window = int(columns[0]), int(columns[-1] - columns[0]) + 1
+    steered = Steered(loaded.pair, stable(boundary, steps=3))
     with counted(**parts(loaded.pair)) as calls:
-        Steered(loaded.pair, stable(boundary, steps=3)).optimise(inputs)
+        steered.optimise(inputs)
     for who in ("policy", "base"):
         assert len(calls[f"{who}_vision"]) == 1
         assert calls[f"{who}_head"] == []
@@ -396,8 +397,9 @@ def test_given_targets_spare_the_base(loaded: Loaded) -> None:
 
 def test_candidates_of_the_whole_prompt_need_the_whole_window(one: Loaded) -> None:
     inputs = one.batch("mixed")
+    steered = Steered(one.pair, stable(steps=1, positions="input"))
     with counted(**parts(one.pair)) as calls:
-        Steered(one.pair, stable(steps=1, positions="input")).optimise(inputs)
+        steered.optimise(inputs)
     assert calls["policy_0"] == 2 * [inputs["input_ids"].shape[1]]
 
 

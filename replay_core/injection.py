@@ -1,0 +1,234 @@
+"""Direct injection: overwrite the policy's activations by the base's while the prompt is read.
+
+Xing et al. 2025, Table 1; also what their release runs for DeepEyes and Video-R1. The aligned
+reading overwrites the output of decoder layer l, the reference reading its input, as the release
+does. Only the prefill is edited: the answer follows through the cache.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from replay_core.activations import DecoderCall
+from replay_core.anatomy import Anatomy
+from replay_core.capture import Where, capture
+from replay_core.config import ReplayConfig
+from replay_core.divergence import masked_mean
+from replay_core.errors import ReplayError
+from replay_core.lens import Lens, entropy
+from replay_core.replay import Outcome, SampleReplay
+from replay_core.targets import Candidates, arithmetic
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What is overwritten at one layer: ``values`` (m, hidden) at ``row`` and ``column`` (m,)."""
+
+    row: Tensor
+    column: Tensor
+    values: Tensor
+
+    def into(self, hidden: Tensor, samples: int) -> Tensor:
+        """Return ``hidden`` (samples · copies, tokens, hidden) with the values in place.
+
+        ``generate`` repeats each prompt when it searches with beams or draws several answers.
+        """
+        copies = hidden.shape[0] // samples
+        each = torch.arange(copies, device=hidden.device)
+        rows = (self.row.to(hidden.device)[:, None] * copies + each).flatten()
+        columns = self.column.to(hidden.device).repeat_interleave(copies)
+        values = self.values.to(hidden).repeat_interleave(copies, dim=0)
+        return hidden.index_put((rows, columns), values)
+
+
+@dataclass(frozen=True)
+class Injection:
+    """The edits of one batch of left-padded prompts, (samples, tokens) in ``shape``: layer → edit.
+
+    ``where`` says whether the output (``after``) or the input (``before``) of a layer is edited.
+    """
+
+    edits: dict[int, Edit]
+    where: Where
+    shape: tuple[int, int]
+
+    @contextlib.contextmanager
+    def into(self, anatomy: Anatomy) -> Iterator[None]:
+        """Edit the first forward pass inside the block; the model is left as found.
+
+        Raises:
+            ReplayError: that pass did not read the whole prompts at once, so that positions would
+                be wrong, or there was none.
+        """
+        waiting = dict(self.edits)
+
+        def edited(layer: int, hidden: Tensor) -> Tensor:
+            edit = waiting.pop(layer, None)
+            if edit is None:
+                return hidden
+            samples, tokens = self.shape
+            if hidden.shape[0] % samples or hidden.shape[1] < tokens:
+                raise ReplayError(
+                    f"injection needs prompts of {samples} rows and {tokens} tokens in one pass, "
+                    f"but the policy read {tuple(hidden.shape[:2])}"
+                )
+            return edit.into(hidden, samples)
+
+        with contextlib.ExitStack() as hooks:
+            for layer in self.edits:
+                module = anatomy.layers[layer]
+                if self.where == "after":
+                    handle = module.register_forward_hook(_after(layer, edited))
+                else:
+                    handle = module.register_forward_pre_hook(
+                        _before(layer, edited), with_kwargs=True
+                    )
+                hooks.callback(handle.remove)
+            yield
+        if waiting:
+            raise ReplayError(f"injection did not reach layers {sorted(waiting)} of the policy")
+
+
+def _after(layer: int, edited: Callable[[int, Tensor], Tensor]) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        if isinstance(output, Tensor):
+            return edited(layer, output)
+        return (edited(layer, output[0]), *output[1:])
+
+    return hook
+
+
+def _before(layer: int, edited: Callable[[int, Tensor], Tensor]) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (edited(layer, args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": edited(layer, kwargs["hidden_states"])}
+
+    return hook
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one clean pass of a model leaves for injection, at the candidates (n,) of a batch.
+
+    ``states``: layer → (n, hidden), before or after the layer as the reading wants.
+    ``entropies``: layer → (n,), always of what stands after the layer, in nats.
+    """
+
+    states: dict[int, Tensor]
+    entropies: dict[int, Tensor]
+
+    def to(self, device: torch.device) -> "Reading":
+        """Return the same reading on another device."""
+        states = {layer: values.to(device) for layer, values in self.states.items()}
+        entropies = {layer: values.to(device) for layer, values in self.entropies.items()}
+        return Reading(states, entropies)
+
+
+@torch.no_grad()
+def read(
+    call: DecoderCall, candidates: Candidates, layers: Sequence[int], config: ReplayConfig
+) -> Reading:
+    """Run a model once, through the last of ``layers``."""
+    lens = Lens(call.anatomy, arithmetic(config, call.anatomy.model.dtype))
+    with capture(call.anatomy.layers, layers, where="before", stop=False) as before:
+        after = call.activations(layers, where="after")
+    entropies = {}
+    for layer in layers:
+        hidden = candidates.of(after[layer], call)
+        entropies[layer] = torch.cat([entropy(logits) for _, logits in lens.chunks(hidden)])
+    seen = before if edited_side(config) == "before" else after
+    return Reading({layer: candidates.of(seen[layer], call) for layer in layers}, entropies)
+
+
+def edited_side(config: ReplayConfig) -> Where:
+    """Return which side of a layer is overwritten."""
+    return "before" if config.boundary == "reference" else "after"
+
+
+def injection_of(
+    base: Reading,
+    policy: Reading,
+    candidates: Candidates,
+    shape: tuple[int, int],
+    config: ReplayConfig,
+    *,
+    seeds: Sequence[int],
+) -> tuple[Injection, tuple[SampleReplay, ...]]:
+    """Return what is overwritten in a batch of ``shape`` (samples, tokens), and what that means.
+
+    A sample whose base reading is not finite, or equals the policy's, is left alone.
+    """
+    reference = config.boundary == "reference"
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    chosen = {
+        layer: candidates.chosen(
+            layer,
+            entropies,
+            config,
+            generators,
+            policy.entropies[layer] if reference else None,
+        )
+        for layer, entropies in base.entropies.items()
+    }
+    samples = _described(base, policy, candidates, chosen)
+    applied = torch.tensor([sample.outcome is Outcome.APPLIED for sample in samples])
+    edits = {}
+    for layer, index in chosen.items():
+        kept = index[applied.to(index.device)[candidates.row[index]]]
+        if len(kept):
+            row, column = candidates.row[kept], candidates.column[kept]
+            edits[layer] = Edit(row, column, base.states[layer][kept])
+    return Injection(edits, edited_side(config), shape), samples
+
+
+def _described(
+    base: Reading, policy: Reading, candidates: Candidates, chosen: dict[int, Tensor]
+) -> tuple[SampleReplay, ...]:
+    """Name every sample's outcome; norms are means over the selected activations of all layers."""
+    samples, home = candidates.samples, candidates.row.device
+    parts: dict[str, list[Tensor]] = {
+        name: [] for name in ("owner", "changed", "size", "shift", "finite")
+    }
+    fractions: list[list[tuple[int, float]]] = [[] for _ in range(samples)]
+    for layer, index in chosen.items():
+        selected = torch.zeros(len(candidates.row), device=home)
+        selected[index] = 1
+        shares = masked_mean(selected, candidates.row, samples).tolist()
+        for sample, share in enumerate(shares):
+            fractions[sample].append((layer, share))
+        theirs, ours = base.states[layer][index], policy.states[layer][index]
+        finite = base.entropies[layer].isfinite()
+        parts["finite"].append(masked_mean((~finite).float(), candidates.row, samples) == 0)
+        parts["owner"].append(candidates.row[index])
+        parts["changed"].append((theirs != ours).float().mean(-1))
+        parts["size"].append(ours.float().norm(dim=-1))
+        parts["shift"].append((theirs.float() - ours.float()).norm(dim=-1))
+    sane = torch.stack(parts.pop("finite")).all(0).tolist()
+    owner, changed, size, shift = (torch.cat(values) for values in parts.values())
+    asked = torch.bincount(candidates.row, minlength=samples).tolist()
+    counts = torch.bincount(owner, minlength=samples).tolist()
+    means = [masked_mean(values, owner, samples).tolist() for values in (changed, size, shift)]
+    described = []
+    for sample, (share, feature_norm, delta_norm) in enumerate(zip(*means, strict=True)):
+        if not asked[sample]:
+            outcome = Outcome.NO_VISUAL_TOKENS
+        elif not sane[sample]:
+            outcome = Outcome.NON_FINITE
+        elif counts[sample] == 0:
+            outcome = Outcome.EMPTY_MASK
+        else:
+            outcome = Outcome.APPLIED if share > 0 else Outcome.NO_DRIFT
+        found = SampleReplay(
+            outcome, int(candidates.visual[sample]), masked_fraction=tuple(fractions[sample])
+        )
+        if outcome is Outcome.APPLIED:
+            found = replace(
+                found, changed_fraction=share, feature_norm=feature_norm, delta_norm=delta_norm
+            )
+        described.append(found)
+    return tuple(described)
