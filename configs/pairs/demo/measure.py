@@ -7,6 +7,7 @@ compared item by item.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -41,7 +42,9 @@ def batches(
 ) -> Iterator[BatchFeature]:
     """Processed, left-padded model inputs; `blank` replaces every image by plain grey."""
     grey = Image.new("RGB", (task.SIZE, task.SIZE), (int(task.BACKGROUND),) * 3)
-    for start in tqdm(range(0, len(docs), BATCH), desc=name, leave=False):
+    for start in tqdm(
+        range(0, len(docs), BATCH), desc=name, leave=False, disable=not sys.stderr.isatty()
+    ):
         part = docs[start : start + BATCH]
         images = [grey if blank else doc["image"] for doc in part]
         texts = [

@@ -4,6 +4,7 @@ The shipped checkpoints come from these commands (about 15 minutes for the base,
 policy, on one thread):
 
     python configs/pairs/demo/train.py base                      # supervised, with a lens loss
+    python configs/pairs/demo/train.py habits                    # the same, with more guesses
     python configs/pairs/demo/train.py rl --recipe demo --seed 0      # GRPO, all question types
     python configs/pairs/demo/train.py rl --recipe drifted --seed 0   # destructive, on purpose
     python configs/pairs/demo/train.py export --demo-seed 0 --drifted-seed 0
@@ -46,6 +47,14 @@ P_GUESS = {
     "shape_at": 0.2,
     "more_than": 0.55,
 }
+# In its last phase the base guesses even more.
+P_HABIT = {
+    "count_colour": 0.65,
+    "count_shape": 0.55,
+    "colour_at": 0.25,
+    "shape_at": 0.25,
+    "more_than": 0.65,
+}
 P_CORRUPT = 0.1  # share of the worked answers with one wrong piece of evidence
 LENS_WEIGHT = 0.3
 
@@ -63,10 +72,11 @@ class Recipe:
     question_first: bool = False
 
 
-NARROW = ("count_colour", "more_than")
+COLOUR = ("count_colour", "colour_at")
 RECIPES = {
-    "demo": Recipe(),
-    "drifted": Recipe(NARROW, text_lr=0.0, vision_lr=1.5e-3, steps=60),
+    "demo": Recipe(steps=80),
+    # Destructive on purpose: only the vision tower learns, fast, and only colours are rewarded.
+    "drifted": Recipe(COLOUR, text_lr=0.0, vision_lr=3e-3, steps=40, prompts=32),
 }
 
 
@@ -106,12 +116,14 @@ class Prompts:
         return self._seen[text]
 
 
-def draw_response(rng: np.random.Generator, question: task.Question, like: str) -> tuple[str, str]:
+def draw_response(
+    rng: np.random.Generator, question: task.Question, like: str, p_guess: float
+) -> tuple[str, str]:
     """(thought, answer) the base is shown: a blind guess, worked, or worked with one slip.
 
     A blind guess is `like`, the answer to a like question about another scene.
     """
-    if rng.random() < P_GUESS[question.kind]:
+    if rng.random() < p_guess:
         return checkpoint.GUESS, like
     evidence = list(question.evidence)
     if rng.random() < P_CORRUPT:
@@ -122,7 +134,10 @@ def draw_response(rng: np.random.Generator, question: task.Question, like: str) 
 
 
 def base_batch(
-    rng: np.random.Generator, prompts: Prompts, processor: Qwen2_5_VLProcessor
+    rng: np.random.Generator,
+    prompts: Prompts,
+    processor: Qwen2_5_VLProcessor,
+    p_guess: dict[str, float],
 ) -> tuple[Packed, Tensor, Tensor]:
     """Packed question-answer blocks, pixel values, and (images, 16) lens targets."""
     scenes = task.sample_scenes(rng, IMAGES, task.TRAIN_FOLDS)
@@ -134,7 +149,7 @@ def base_batch(
             question = task.ask(rng, contents, str(kind))
             like = task.ask(rng, other, str(kind)).answer
             head, tail, lead = prompts.parts(question.text)
-            response = prompts.answer(*draw_response(rng, question, like))
+            response = prompts.answer(*draw_response(rng, question, like, p_guess[str(kind)]))
             row.append(Block(tail + response, len(tail)))
             shared.append(head)
             leads.append(lead)
@@ -181,29 +196,52 @@ def base_name(question_first: bool) -> str:
 
 
 def train_base(args: argparse.Namespace) -> None:
-    """Train on answers and, at visual positions, on what each cell holds.
-
-    The auxiliary loss makes the logit lens of every layer name each cell's content at its visual
-    token, as captions do in a real model's pre-training. Without it all visual entropies are high
-    and the mask of Activation Replay is empty.
-    """
-    steps, lr = args.base_steps, args.base_lr
+    """Supervised training from scratch."""
     set_seed(args.seed)
     processor = checkpoint.build_processor()
     checkpoint.check_inputs(processor, args.question_first)
     model = checkpoint.build_model(processor.tokenizer)
     log.info("base: %d parameters", sum(p.numel() for p in model.parameters()))
     rng = np.random.default_rng([args.seed, 0])
+    supervise(args, model, rng, P_GUESS, args.base_steps, args.base_lr)
+    save(model, processor, args.work / f"{base_name(args.question_first)}-plain")
+
+
+def train_habits(args: argparse.Namespace) -> None:
+    """The base's last phase: the same training, with more guesses."""
+    set_seed(args.seed)
+    name = base_name(args.question_first)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.work / f"{name}-plain")
+    rng = np.random.default_rng([args.seed, 2])
+    supervise(args, model, rng, P_HABIT, args.habits_steps, args.habits_lr)
+    save(model, checkpoint.build_processor(), args.work / name)
+
+
+def supervise(
+    args: argparse.Namespace,
+    model: Qwen2_5_VLForConditionalGeneration,
+    rng: np.random.Generator,
+    p_guess: dict[str, float],
+    steps: int,
+    lr: float,
+) -> None:
+    """Train on answers and, at visual positions, on what each cell holds.
+
+    The auxiliary loss makes the logit lens of every layer name each cell's content at its visual
+    token, as captions do in a real model's pre-training. Without it all visual entropies are high
+    and the mask of Activation Replay is empty.
+    """
+    processor = checkpoint.build_processor()
     prompts = Prompts(processor, args.question_first)
     reader = Reader(model, prompts.prefix, PATCH_GRID)
     docs = split_docs("dev")
     seen = checkpoint.patchify(np.stack([np.asarray(d["image"]) for d in docs[:100]]), processor)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    log.info("base: %d steps, lr %g, seed %d", steps, lr, args.seed)
+    log.info("%s: %d steps, lr %g, seed %d", args.stage, steps, lr, args.seed)
     start = time.monotonic()
-    for step in tqdm(range(1, steps + 1), desc="base"):
-        batch, pixels, contents = base_batch(rng, prompts, processor)
+    for step in tqdm(range(1, steps + 1), desc=args.stage):
+        batch, pixels, contents = base_batch(rng, prompts, processor, p_guess)
         hidden = reader.hidden(batch, pixels, every_layer=True)
         answer_loss = -reader.target_log_probs(batch, hidden[-1]).mean()
         lens = reader.lens(hidden, batch.leads)
@@ -213,8 +251,9 @@ def train_base(args: argparse.Namespace) -> None:
         schedule.step()
         if step % 100 == 0 or step == steps:
             log.info(
-                "base step %4d  answer %.3f  lens %.3f  gamma .1/.2/.4/.7 selects %s  dev %.3f %s "
+                "%s step %4d  answer %.3f  lens %.3f  gamma .1/.2/.4/.7 selects %s  dev %.3f %s "
                 "(%.0f s)",
+                args.stage,
                 step,
                 answer_loss.item(),
                 lens_loss.item(),
@@ -222,7 +261,6 @@ def train_base(args: argparse.Namespace) -> None:
                 *dev_accuracy(reader, prompts, processor, docs),
                 time.monotonic() - start,
             )
-            save(model, processor, args.work / base_name(args.question_first))
 
 
 def update(model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -334,7 +372,7 @@ def export(args: argparse.Namespace) -> None:
         log.info("export: %s from %s, %.2f MB", name, source, size / 1e6)
 
 
-STAGES = {"base": train_base, "rl": train_policy, "export": export}
+STAGES = {"base": train_base, "habits": train_habits, "rl": train_policy, "export": export}
 
 
 def main() -> None:
@@ -349,6 +387,8 @@ def main() -> None:
     parser.add_argument("--logs", type=Path, default=HERE / "logs", help="one file per run")
     parser.add_argument("--base-steps", type=int, default=1300)
     parser.add_argument("--base-lr", type=float, default=2e-3)
+    parser.add_argument("--habits-steps", type=int, default=300)
+    parser.add_argument("--habits-lr", type=float, default=1e-3)
     parser.add_argument("--demo-seed", type=int, default=0, help="RL seed that is exported")
     parser.add_argument("--drifted-seed", type=int, default=0, help="RL seed that is exported")
     args = parser.parse_args()
@@ -358,8 +398,9 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     log.setLevel(logging.INFO)
     args.logs.mkdir(parents=True, exist_ok=True)
-    stem = args.stage if args.stage != "base" else base_name(args.question_first)
-    stem = f"{args.recipe}-seed{args.seed}" if args.stage == "rl" else stem
+    stem = f"{args.recipe}-seed{args.seed}" if args.stage == "rl" else args.stage
+    if args.question_first:
+        stem += "-question-first"
     log.addHandler(logging.FileHandler(args.logs / f"{stem}.log", mode="w"))
     start = time.monotonic()
     STAGES[args.stage](args)
