@@ -150,13 +150,13 @@ def test_the_shipped_checkpoints_pass_loose_gates(scripts):
     assert share[1] - share[0] > 0.15
     drifted = scripts.evaluate.Measured("demo_drifted", docs, 0)
     repaired = drifted.against_policy("replay")
-    assert repaired.accuracy_a < base
+    assert repaired.accuracy_a < policy
     assert repaired.fixed > repaired.broken
 
 
-def test_the_pairs_share_their_base_and_fit_the_repository():
+def test_the_drifted_pair_goes_on_from_the_good_policy_and_all_fits_the_repository():
     demo, drifted = read_pair("demo"), read_pair("demo_drifted")
-    assert demo.base == drifted.base
+    assert drifted.base == demo.policy
     assert "destructive" in drifted.notes
     size = sum(file.stat().st_size for file in FOLDER.rglob("*.safetensors"))
     assert size < 16e6
@@ -179,6 +179,7 @@ def test_evaluate_reports_every_gate(tmp_path):
 def test_search_adds_a_row_per_arm(tmp_path):
     table = tmp_path / "search.csv"
     command = [sys.executable, FOLDER / "search.py", "--policy", FOLDER / "drifted", "--n", "10"]
+    command += ["--base", FOLDER / "policy"]
     command += ["--select", "all,low", "--step-size", "100", "--random", "--table", table]
     subprocess.run(command, capture_output=True, check=True)
     with table.open(encoding="utf-8") as file:

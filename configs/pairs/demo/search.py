@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     floats = lambda text: [float(part) for part in text.split(",")]  # noqa: E731
     parser.add_argument("--policy", type=Path, required=True)
-    parser.add_argument("--base", type=Path, help="default: base/ beside the policy")
+    parser.add_argument("--base", type=Path, help="default: base/ beside it")
     parser.add_argument("--split", choices=["dev", "fresh"], default="dev")
     parser.add_argument("--seed", type=int, default=0, help="of fresh documents")
     parser.add_argument("--n", type=int, default=500)

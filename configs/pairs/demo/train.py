@@ -5,9 +5,9 @@ policy, on one thread):
 
     python configs/pairs/demo/train.py base                      # supervised, with a lens loss
     python configs/pairs/demo/train.py habits                    # the same, with more guesses
-    python configs/pairs/demo/train.py rl --recipe demo --seed 0      # GRPO, all question types
+    python configs/pairs/demo/train.py rl --recipe demo --seed 1      # GRPO, all question types
     python configs/pairs/demo/train.py rl --recipe drifted --seed 0   # destructive, on purpose
-    python configs/pairs/demo/train.py export --demo-seed 0 --drifted-seed 0
+    python configs/pairs/demo/train.py export --demo-seed 1 --drifted-seed 0
 
 Each run writes a log of its own into logs/. The base learns worked answers and blind guesses side
 by side; RL finds out that working pays.
@@ -70,13 +70,19 @@ class Recipe:
     prompts: int = 48
     samples: int = 8
     question_first: bool = False
+    start: str = "base"
 
 
-COLOUR = ("count_colour", "colour_at")
+NARROW = ("count_colour", "more_than")
 RECIPES = {
     "demo": Recipe(steps=80),
-    # Destructive on purpose: only the vision tower learns, fast, and only colours are rewarded.
-    "drifted": Recipe(COLOUR, text_lr=0.0, vision_lr=3e-3, steps=40, prompts=32),
+    # Destructive on purpose: only the vision tower learns, fast, and only two types are rewarded.
+    # It goes on from the good policy, which answers by working: blind guesses hide the damage.
+    "drifted": Recipe(NARROW, text_lr=0.0, vision_lr=2.5e-3, steps=50, start="demo-seed1"),
+    # Tried in the search for good RLVR that replay helps; not shipped.
+    "narrow": Recipe(NARROW, vision_lr=1.5e-3, steps=60),
+    "restless": Recipe(vision_lr=1e-3, steps=60),
+    "question-first": Recipe(steps=60, question_first=True, start="base-question-first"),
 }
 
 
@@ -276,9 +282,7 @@ def train_policy(args: argparse.Namespace) -> None:
     recipe = RECIPES[args.recipe]
     set_seed(args.seed)
     rng = np.random.default_rng([args.seed, 1])
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        args.work / base_name(recipe.question_first)
-    )
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.work / recipe.start)
     processor = checkpoint.build_processor()
     prompts = Prompts(processor, recipe.question_first)
     reader = Reader(model, prompts.prefix, PATCH_GRID)
@@ -389,7 +393,7 @@ def main() -> None:
     parser.add_argument("--base-lr", type=float, default=2e-3)
     parser.add_argument("--habits-steps", type=int, default=300)
     parser.add_argument("--habits-lr", type=float, default=1e-3)
-    parser.add_argument("--demo-seed", type=int, default=0, help="RL seed that is exported")
+    parser.add_argument("--demo-seed", type=int, default=1, help="RL seed that is exported")
     parser.add_argument("--drifted-seed", type=int, default=0, help="RL seed that is exported")
     args = parser.parse_args()
 
