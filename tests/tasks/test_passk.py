@@ -26,10 +26,10 @@ def test_the_estimate_is_the_mean_over_all_draws(n):
 def test_all_answers_of_a_document_are_scored():
     right, wrong = "so <answer>4</answer>", "so <answer>5</answer>"
     doc = {"answer": "4"}
-    scores = task.process_samples(doc, [[right, wrong, wrong, right]])
+    scores = task.process_samples(doc, [right, wrong, wrong, right])
     assert scores == {
         "pass@1": pytest.approx(0.5),
         "pass@2": pytest.approx(5 / 6),
         "pass@4": pytest.approx(1.0),
     }
-    assert task.process_samples(doc, [[wrong] * 8])["pass@8"] == 0.0
+    assert task.process_samples(doc, [wrong] * 8)["pass@8"] == 0.0
