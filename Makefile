@@ -16,7 +16,7 @@ demo-vlmevalkit: $(VENV)/.installed
 
 # Everything, the real harness included. TESTS="tests/replay_core" runs a part.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
 
 # Every study on the embedded pairs, configs/pairs/demo/RESULTS.md and its figures.
 # RESULTS="--n 200" takes fewer items; a run that was stopped goes on where it was.

@@ -8,7 +8,8 @@ import torch
 
 from replay_core.anatomy import Inputs
 from replay_core.record import Seconds
-from replay_core.steered import ReplayResult, Steered
+from replay_core.result import ReplayResult
+from replay_core.steered import Steered
 
 
 class Recent:

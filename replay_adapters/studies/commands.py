@@ -29,6 +29,7 @@ Device = Annotated[str | None, DEVICE]
 Include = Annotated[str | None, INCLUDE]
 Seed = Annotated[int, SEED]
 
+DEMO_DEV = "replay_demo_dev"
 DEMO, RESULTS, NAME = "replay_demo", Path("results/studies"), "qwen2_vl_replay"
 
 
@@ -377,6 +378,31 @@ def overlay(
     typer.echo("\n" + "\n".join(f"  {path}" for path in paths))
 
 
+def thresholds(
+    pair: Pair = None,
+    task: Task = DEMO_DEV,
+    n: Limit = 200,
+    offset: Annotated[int, typer.Option(min=0, help="Documents to pass over.")] = 0,
+    output: Output = RESULTS,
+    model_args: Args = "",
+    batch_size: Batch = 8,
+    model: Model = NAME,
+    device: Device = None,
+    include_path: Include = None,
+) -> None:
+    """Which fixed entropies stand for γ? For replay_thresholds=FILE, from prompts held out."""
+    from replay_adapters.studies.thresholds import run_thresholds
+
+    source = _source(pair, model_args, task, batch_size, model, device, include_path)
+    found = run_thresholds(source, output, n, offset)
+    typer.echo(f"\nFixed thresholds of {source.pair.name} on {task}, n = {found.samples}")
+    for nats, dynamic, fixed in zip(
+        found.nats, found.dynamic_share, found.fixed_share, strict=True
+    ):
+        typer.echo(f"  {nats:.4f} nats: selects {fixed:.3f} (dynamic: {dynamic:.3f})")
+    typer.echo(f"\n  replay_thresholds={output / 'thresholds.json'}")
+
+
 def _words(text: str, option: str, allowed: tuple[str, ...]) -> list[str]:
     from replay_core import UsageError
 
@@ -404,5 +430,6 @@ def add_to(app: typer.Typer) -> None:
         compare,
         overlay,
         controls,
+        thresholds,
     ):
         app.command()(study)

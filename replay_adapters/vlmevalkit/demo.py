@@ -27,11 +27,12 @@ def run_demo(output: Path, limit: int | None) -> str:
     each arm, a log, and ``replay.png``. ``limit`` is the number of items, None for all.
 
     Raises:
-        UsageError: an evaluation failed; the sentence names its log.
+        UsageError: the evaluation failed; the sentence names its log.
     """
     documents = demo_documents()[:limit]
     write_set(output / "LMUData" / f"{TASK}.tsv", documents)
-    folders = {arm: _answer(arm, output) for arm in ARMS}
+    _answer(output)
+    folders = {arm: _newest(output, arm) for arm in ARMS}
     lines = {arm: read_lines(folder / f"{TASK}.jsonl") for arm, folder in folders.items()}
     scores = {arm: _scores(lines[arm], documents) for arm in ARMS}
     comparison = compare(scores["none"], scores["replay"])
@@ -86,10 +87,11 @@ def write_set(path: Path, documents: list[dict[str, Any]]) -> None:
     pd.DataFrame(rows).to_csv(path, sep="\t", index=False)
 
 
-def _answer(arm: str, output: Path) -> Path:
-    """Answer the set with one arm and return the folder of its records."""
-    log = output / f"{arm}.log"
-    command = [sys.executable, "-m", "replay_adapters.vlmevalkit", "--model", f"demo-{arm}"]
+def _answer(output: Path) -> None:
+    """Answer the set with both arms; progress bars go to the terminal, the rest to a log."""
+    log = output / "vlmevalkit.log"
+    command = [sys.executable, "-m", "replay_adapters.vlmevalkit"]
+    command += ["--model", *(f"demo-{arm}" for arm in ARMS)]
     # VLMEvalKit has no scorer for sets of one's own with free answers.
     command += ["--data", TASK, "--mode", "infer", "--work-dir", str(output)]
     print(f"\n$ LMUData={output / 'LMUData'} vlmeval_replay {' '.join(command[3:])}", flush=True)
@@ -99,9 +101,13 @@ def _answer(arm: str, output: Path) -> Path:
     with log.open("w", encoding="utf-8") as out:
         ended = subprocess.run(command, stdout=out, env=environment, check=False)
     if ended.returncode:
-        raise UsageError(f"the evaluation with demo-{arm} failed; its log is {log}")
-    newest = max(output.glob(f"demo-{arm}-*/replay"), key=lambda folder: folder.stat().st_mtime)
-    return newest
+        raise UsageError(f"the evaluation in VLMEvalKit failed; its log is {log}")
+
+
+def _newest(output: Path, arm: str) -> Path:
+    """Return the folder of an arm's records; older settings have folders of their own."""
+    found = output.glob(f"demo-{arm}-*/replay/{TASK}.jsonl")
+    return max(found, key=lambda path: path.stat().st_mtime).parent
 
 
 def _scores(lines: list[dict[str, Any]], documents: list[dict[str, Any]]) -> dict[int, float]:

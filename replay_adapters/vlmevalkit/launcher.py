@@ -84,6 +84,7 @@ def prepare(argv: list[str]) -> Run:
     parser.add_argument("--config")
     parser.add_argument("--work-dir", default="./outputs")
     asked, others = parser.parse_known_args(argv)
+    _refuse_unknown_flags(others, asked.vlmevalkit)
     work_dir = Path(os.environ.get("MMEVAL_ROOT", asked.work_dir))
     run = Run([*others, "--work-dir", asked.work_dir], asked.vlmevalkit, work_dir)
     if asked.config is not None:
@@ -101,6 +102,25 @@ def prepare(argv: list[str]) -> Run:
     if not asked.data:
         raise UsageError("--data is missing; give --model NAME --data SET, or --config FILE")
     return _with_models(run, asked)
+
+
+def _refuse_unknown_flags(others: list[str], checkout: Path | None) -> None:
+    """Name a flag that the run script does not have, before it is imported to say so."""
+    import difflib
+    import re
+
+    from replay_core import UsageError
+
+    package = package_folder(checkout)
+    scripts = [path for path in (package.parent / "run.py", package / "run.py") if path.is_file()]
+    source = scripts[0].read_text(encoding="utf-8") if scripts else ""
+    known = ["--replay", "--samples", "--vlmevalkit", "--help"]
+    known += re.findall(r"add_argument\(\s*['\"](--[\w-]+)", source)
+    for flag in (part.partition("=")[0] for part in others if part.startswith("--")):
+        if not any(name.startswith(flag) for name in known):
+            close = difflib.get_close_matches(flag, known, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UsageError(f"{flag} is not an argument; {hint}Arguments: {', '.join(known)}")
 
 
 def _with_models(run: Run, asked: argparse.Namespace) -> Run:
@@ -278,7 +298,7 @@ def failures_of(run: Run, started: float) -> list[str]:
         fresh = path.is_file() and path.stat().st_mtime >= started - 1
         for dataset in run.datasets:
             found = status.get("datasets", {}).get(dataset, {}) if fresh else {}
-            reason = _reason(found)
+            reason = _reason(found) or _missing(run.work_dir / model, dataset)
             if reason is not None:
                 failures.append(f"{model} on {dataset}: {reason}")
     return failures
@@ -294,6 +314,13 @@ def _reason(status: dict[str, Any]) -> str | None:
     if skipped in ("invalid_dataset", "Incomplete infer result", "No infer result found"):
         return skipped.replace("_", " ")
     return None
+
+
+def _missing(folder: Path, dataset: str) -> str | None:
+    """Return how many samples have no answer of ours: the harness can skip those that fail."""
+    path = folder / "replay" / f"{dataset}.totals.json"
+    missing = json.loads(path.read_text(encoding="utf-8"))["missing"] if path.is_file() else 0
+    return f"{missing} samples were not answered" if missing else None
 
 
 if __name__ == "__main__":

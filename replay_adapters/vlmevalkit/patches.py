@@ -273,7 +273,8 @@ def _finish(journal: Journal, planned: Planned, dataset: Any) -> None:
     lines = journal.finish(dataset.data["index"])
     total = totals(record for line in lines for record in line["replay"])
     content = {**planned.settings.summary(), "fingerprint": planned.fingerprint}
-    content |= {"samples": planned.samples, "totals": total}
+    missing = len(dataset.data) - len(lines)
+    content |= {"samples": planned.samples, "missing": missing, "totals": total}
     write_json(journal.file.with_suffix(".totals.json"), content)
     logger.info(f"replay: {journal.dataset}: records are in {journal.file}")
     if lines:

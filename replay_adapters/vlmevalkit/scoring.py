@@ -77,6 +77,7 @@ def _with_predictions(eval_file: Path, lines: list[Line], repeat: int, journal: 
     table["prediction"] = [answers[str(plain(index))] for index in table["index"]]
     folder = journal.folder / f"{journal.dataset}.repeats" / str(repeat)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / eval_file.name
+    # Not under the model's name, by which readers of a run would take it for the run's own file.
+    path = folder / f"repeat{repeat}_{journal.dataset}{eval_file.suffix}"
     dump(table, str(path))
     return path

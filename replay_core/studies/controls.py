@@ -12,7 +12,7 @@ from replay_core.anatomy import PIXELS, Inputs
 from replay_core.config import ReplayConfig
 from replay_core.errors import UsageError
 from replay_core.pair import Pair
-from replay_core.steered import ReplayResult
+from replay_core.result import ReplayResult
 from replay_core.studies.arms import Arm
 
 BASELINE = "none"

@@ -4,9 +4,10 @@ One file on purpose: lmms-eval loads `!function` targets by path, outside any pa
 module can import no sibling and hold no dataclass (those look up `sys.modules`). The training
 script of the demo pair loads it the same way and draws its scenes from here.
 
-Half of the objects have a blended colour and every image is noisy, so no reader of these images
-can be right every time, and what a model believes about a cell is more or less certain: the
-spread of certainty that Activation Replay selects on.
+Every object blends into another colour and another shape by a random share, and every image is
+noisy. What an object shows, the name it has can only be guessed from, so no reader of these images
+can be right every time, and what a model believes about a cell is more or less certain: the spread
+of certainty that Activation Replay selects on.
 """
 
 from __future__ import annotations
@@ -34,9 +35,12 @@ COLOUR_NAMES = tuple(COLOURS)
 SHAPES = ("circle", "square", "triangle")
 BACKGROUND = 128.0
 
-P_EMPTY = 0.38
-P_BLENDED = 0.5
-BLEND_MEAN, BLEND_STD, BLEND_MAX = 0.30, 0.15, 0.6
+P_EMPTY = 0.35
+# The share of the other colour (shape) in an object has a density proportional to
+# exp(-SHARPNESS * share) on 0..1. Whoever sees the share exactly can be sure of the named colour to
+# 1 / (1 + exp(-SHARPNESS * (1 - 2 * share))): nearly certain for most objects, a coin toss for few,
+# and everything between.
+SHARPNESS = 6.0
 NOISE = (5.0, 25.0)  # range of the per-image standard deviation, in 8-bit pixel values
 
 QUESTION_TYPES = ("count_colour", "count_shape", "colour_at", "shape_at", "more_than")
@@ -50,11 +54,13 @@ class Scenes(NamedTuple):
     Attributes:
         contents: (n, 4, 4) integers: 0 for an empty cell, else 1 + 3 * colour + shape.
         rgb: (n, 4, 4, 3) colour each object is painted with, 0..255.
+        shapes: (n, 4, 4, 1 + shapes) opacity of each stencil, the first being the empty one.
         noise: (n,) standard deviation of the pixel noise.
     """
 
     contents: np.ndarray
     rgb: np.ndarray
+    shapes: np.ndarray
     noise: np.ndarray
 
 
@@ -102,13 +108,21 @@ def sample_scenes(rng: np.random.Generator, n: int, folds: tuple[int, ...]) -> S
         kept = np.concatenate([kept, drawn[wanted]])
     contents = kept[:n]
 
-    palette = np.array(list(COLOURS.values()), dtype=np.float64)
-    colour = np.maximum(contents - 1, 0) // len(SHAPES)
-    other = (colour + rng.integers(1, len(COLOURS), size=colour.shape)) % len(COLOURS)
-    share = rng.normal(BLEND_MEAN, BLEND_STD, size=colour.shape).clip(0.0, BLEND_MAX)
-    share = np.where(rng.random(colour.shape) < P_BLENDED, share, 0.0)[..., None]
-    rgb = (1 - share) * palette[colour] + share * palette[other]
-    return Scenes(contents, rgb, rng.uniform(*NOISE, size=n))
+    colour, shape = np.divmod(np.maximum(contents - 1, 0), len(SHAPES))
+    paint = _blend(rng, colour, len(COLOURS)) @ np.array(list(COLOURS.values()), dtype=np.float64)
+    stencil = _blend(rng, shape, len(SHAPES)) * (contents > 0)[..., None]
+    shapes = np.concatenate([(contents == 0)[..., None], stencil], -1)
+    return Scenes(contents, paint, shapes, rng.uniform(*NOISE, size=n))
+
+
+def _blend(rng: np.random.Generator, named: np.ndarray, count: int) -> np.ndarray:
+    """Weights (*named.shape, count): most of the named kind, a random share of another one."""
+    other = (named + rng.integers(1, count, size=named.shape)) % count
+    # The inverse of the share's distribution function.
+    uniform = rng.random(named.shape)
+    share = (-np.log1p(-uniform * -np.expm1(-SHARPNESS)) / SHARPNESS)[..., None]
+    kinds = np.eye(count)
+    return (1 - share) * kinds[named] + share * kinds[other]
 
 
 def _shape_masks() -> np.ndarray:
@@ -126,10 +140,9 @@ _MASKS = _shape_masks()
 def render(scenes: Scenes, rng: np.random.Generator) -> np.ndarray:
     """(n, 112, 112, 3) uint8 images of the scenes, with pixel noise from `rng`."""
     n = len(scenes.contents)
-    shape = np.where(scenes.contents > 0, 1 + (scenes.contents - 1) % len(SHAPES), 0)
-    masks = _MASKS[shape][..., None]  # (n, row, column, y, x, 1)
+    masks = np.tensordot(scenes.shapes.astype(np.float32), _MASKS, 1)[..., None]
     paint = (scenes.rgb - BACKGROUND).astype(np.float32)[:, :, :, None, None, :]
-    cells = BACKGROUND + masks * paint
+    cells = BACKGROUND + masks * paint  # (n, row, column, y, x, colour)
     images = cells.transpose(0, 1, 3, 2, 4, 5).reshape(n, SIZE, SIZE, 3)
     noise = rng.standard_normal(images.shape, dtype=np.float32)
     noise *= scenes.noise.astype(np.float32)[:, None, None, None]

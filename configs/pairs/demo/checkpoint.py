@@ -183,14 +183,15 @@ def build_model(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration
     return model
 
 
-def prompt_texts() -> tuple[str, str, str]:
-    """Prompt before the question, prompt after it, and what ends an answer."""
+def prompt_texts() -> tuple[str, str, str, str]:
+    """Opening turns, the image, what stands between prompt and answer, and what ends an answer.
+
+    The question stands behind the image, or before it.
+    """
     image = "<|image_pad|>" * task.GRID**2
-    before = (
-        f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n"
-        f"<|im_start|>user\n<|vision_start|>{image}<|vision_end|>"
-    )
-    return before, "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"
+    opening = f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n"
+    picture = f"<|vision_start|>{image}<|vision_end|>"
+    return opening, picture, "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"
 
 
 def patchify(images: np.ndarray, processor: Qwen2_5_VLProcessor) -> torch.Tensor:
@@ -211,27 +212,33 @@ def patchify(images: np.ndarray, processor: Qwen2_5_VLProcessor) -> torch.Tensor
     return torch.from_numpy(pixels.reshape(-1, 3 * settings.temporal_patch_size * patch**2))
 
 
-def harness_messages(image: Image.Image, question: str) -> list[dict]:
-    """The conversation lmms-eval's chat class hands to the chat template for one document."""
+def harness_messages(image: Image.Image, question: str, question_first: bool = False) -> list[dict]:
+    """The conversation lmms-eval's chat class hands to the chat template for one document.
+
+    It puts the image first; `question_first` is for experiments only.
+    """
     content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
-    return [{"role": "user", "content": content}]
+    return [{"role": "user", "content": content[::-1] if question_first else content}]
 
 
-def check_inputs(processor: Qwen2_5_VLProcessor) -> None:
+def check_inputs(processor: Qwen2_5_VLProcessor, question_first: bool = False) -> None:
     """Raise unless training prompts and pixels equal those of the chat template and processor."""
     rng = np.random.default_rng(0)
     scenes = task.sample_scenes(rng, len(task.QUESTION_TYPES), task.TRAIN_FOLDS)
     images = task.render(scenes, rng)
-    before, after, _ = prompt_texts()
+    opening, image_text, after, _ = prompt_texts()
     for contents, image, kind in zip(scenes.contents, images, task.QUESTION_TYPES, strict=True):
         question = task.ask(rng, contents, kind).text
         picture = Image.fromarray(image)
         text = processor.apply_chat_template(
-            harness_messages(picture, question), tokenize=False, add_generation_prompt=True
+            harness_messages(picture, question, question_first),
+            tokenize=False,
+            add_generation_prompt=True,
         )
         real = processor(text=[text], images=[picture], return_tensors="pt")
         # Training joins pieces that were tokenized apart: the joints must not change a token.
-        pieces = [processor.tokenizer.encode(piece) for piece in (before, question, after)]
+        middle = (question, image_text) if question_first else (image_text, question)
+        pieces = [processor.tokenizer.encode(piece) for piece in (opening, *middle, after)]
         if list(chain(*pieces)) != real["input_ids"][0].tolist():
             raise ValueError(f"the training prompt differs from the processor's for {question!r}")
         torch.testing.assert_close(

@@ -1,167 +1,188 @@
-"""Measure the exported pair through the public doors: transformers' generate, the real processor.
+"""Measure every gate of the embedded pairs on scenes rendered with any seed.
 
-The bf16 weights are read into float32 arithmetic, because bf16 matrix products are about twenty
-times slower on a CPU without hardware for them. lmms-eval computes in bf16 and may differ by a
-few answers in a thousand.
+    python configs/pairs/demo/evaluate.py --seed 31415 --n 1000
+
+The checkpoints and the replay settings are those of the pair files demo.yaml and
+demo_drifted.yaml. The bf16 weights are read into float32 arithmetic, which is what the pair files
+ask of a harness, too.
 """
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-from collections.abc import Iterator
-from math import comb
+import argparse
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import measure
 import numpy as np
 import torch
-from checkpoint import GUESS, harness_messages, task
-from packing import MAX_NEW_TOKENS
-from PIL import Image
-from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, set_seed
+from checkpoint import GUESS, task
+from transformers import AutoProcessor, Qwen2_5_VLProcessor, set_seed
 
-log = logging.getLogger("demo-pair")
-BATCH = 50
+from replay_adapters.pairs import read_pair
+from replay_core import Pair, ReplayConfig, load_pair
+
 SAMPLES = 8
+GAMMAS = (0.1, 0.2, 0.4, 0.7)
 
 
-class Checkpoint:
-    """One exported model with its processor."""
+@dataclass(frozen=True)
+class Gate:
+    """One requirement, what was found, and whether that is enough."""
 
-    def __init__(self, folder: Path) -> None:
-        self.name = folder.name
-        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-        self.processor = AutoProcessor.from_pretrained(folder)
+    pair: str
+    what: str
+    found: str
+    passed: bool
 
-    def batches(self, docs: list[dict], blank: bool = False) -> Iterator[BatchFeature]:
-        """Processed, left-padded model inputs; `blank` replaces every image by plain grey."""
-        grey = Image.new("RGB", (task.SIZE, task.SIZE), (int(task.BACKGROUND),) * 3)
-        for start in tqdm(range(0, len(docs), BATCH), desc=self.name):
-            part = docs[start : start + BATCH]
-            images = [grey if blank else doc["image"] for doc in part]
-            texts = [
-                self.processor.apply_chat_template(
-                    harness_messages(image, doc["question"]),
-                    tokenize=False,
-                    add_generation_prompt=True,
-                )
-                for image, doc in zip(images, part, strict=True)
-            ]
-            yield self.processor(
-                text=texts, images=images, padding=True, padding_side="left", return_tensors="pt"
+
+class Measured:
+    """A shipped pair on one set of documents; every arm is answered once and kept."""
+
+    def __init__(self, name: str, docs: Sequence[dict], seed: int) -> None:
+        self.file = read_pair(name)
+        self.docs, self.seed = docs, seed
+        self.pair: Pair = load_pair(self.file.policy, self.file.base, dtype=torch.float32)
+        self.processor: Qwen2_5_VLProcessor = AutoProcessor.from_pretrained(self.file.policy)
+        self._kept: dict[str, np.ndarray] = {}
+
+    def arm(self, name: str, *, random: bool = False, k: int = 1, blank: bool = False, **how):
+        """(documents, k) scores under the pair file's replay settings, changed by `how`."""
+        if name not in self._kept:
+            config = ReplayConfig(**{**self.file.replay, **how})
+            edit = measure.random_directions(self.seed) if random else None
+            set_seed(self.seed)
+            responses = measure.respond(
+                self.pair, self.processor, self.docs, config, k=k, blank=blank, edit=edit, name=name
             )
+            self._kept[name] = right = measure.scores(responses, self.docs)
+            guesses = np.mean([GUESS in row[0] for row in responses])
+            kinds = np.array([doc["question_type"] for doc in self.docs])
+            by = "  ".join(f"{t} {right[kinds == t].mean():.3f}" for t in task.QUESTION_TYPES)
+            print(f"{self.file.name}: {name:<22} {right.mean():.3f}  {by}  guesses {guesses:.2f}")
+        return self._kept[name]
 
-    def respond(self, docs: list[dict], k: int = 1, blank: bool = False) -> list[list[str]]:
-        """Responses, k per document: greedy when k is 1, else from the whole distribution."""
-        how: dict = {"do_sample": False}
-        if k > 1:
-            how = {"do_sample": True, "temperature": 1.0, "top_k": 0, "num_return_sequences": k}
-        responses = []
-        for inputs in self.batches(docs, blank):
-            out = self.model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, **how)
-            new = out[:, inputs["input_ids"].shape[1] :]
-            texts = self.processor.batch_decode(new, skip_special_tokens=True)
-            responses += [texts[i : i + k] for i in range(0, len(texts), k)]
-        return responses
-
-    @torch.no_grad()
-    def visual_entropy(self, docs: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logit lens at the visual positions: entropies in nats and best guesses.
-
-        Both are (documents, layers, 16); layer l is read after decoder layer l.
-        """
-        decoder, entropies, guesses = self.model.get_decoder(), [], []
-        for inputs in self.batches(docs):
-            visual = inputs["input_ids"] == self.model.config.image_token_id
-            states = self.model(**inputs, output_hidden_states=True).hidden_states
-            normed = [*(decoder.norm(h) for h in states[1:-1]), states[-1]]
-            after = torch.stack([h[visual].unflatten(0, (len(visual), -1)) for h in normed], 1)
-            log_p = self.model.get_output_embeddings()(after).log_softmax(-1)
-            entropies.append(-(log_p.exp() * log_p).sum(-1))
-            guesses.append(log_p.argmax(-1))
-        return torch.cat(entropies), torch.cat(guesses)
+    def against_policy(self, name: str, **how):
+        """The paired comparison of an arm with the policy alone."""
+        return measure.paired(self.arm("policy", method="none")[:, 0], self.arm(name, **how)[:, 0])
 
 
-def mcnemar(fixed: int, broken: int) -> float:
-    """Exact two-sided McNemar p-value for `fixed` and `broken` discordant pairs."""
-    n = fixed + broken
-    tail = sum(comb(n, i) for i in range(min(fixed, broken) + 1))
-    return min(1.0, 2 * tail / 2**n)
-
-
-def compare(name: str, base: np.ndarray, policy: np.ndarray) -> None:
-    """Log two paired 0/1 outcomes with their exact test."""
-    fixed, broken = int((policy > base).sum()), int((policy < base).sum())
-    log.info(
-        "%s: base %.3f, policy %.3f (n = %d, %d fixed, %d broken, exact McNemar p = %.2g)",
-        name,
-        base.mean(),
-        policy.mean(),
-        len(base),
-        fixed,
-        broken,
-        mcnemar(fixed, broken),
+def shown(outcome) -> str:
+    """A paired comparison in a line."""
+    return (
+        f"{outcome.accuracy_a:.3f} -> {outcome.accuracy_b:.3f}, {outcome.fixed} fixed, "
+        f"{outcome.broken} broken, p = {outcome.p_value:.2g}"
     )
 
 
-def scores(responses: list[list[str]], docs: list[dict]) -> np.ndarray:
-    """(documents, k) 0/1 scores."""
-    rows = zip(responses, docs, strict=True)
-    return np.array([[task.score(text, doc["answer"]) for text in row] for row, doc in rows])
-
-
-def by_type(values: np.ndarray, docs: list[dict]) -> str:
-    """Mean of `values` for each question type, as text."""
-    kinds = np.array([doc["question_type"] for doc in docs])
-    return "  ".join(f"{kind} {values[kinds == kind].mean():.3f}" for kind in task.QUESTION_TYPES)
-
-
-def log_spread(base: Checkpoint, docs: list[dict]) -> None:
-    """Log how the base's entropies at visual positions spread and what each gamma selects."""
-    entropy, guess = base.visual_entropy(docs)
-    cells = [cell for doc in docs for row in doc["grid"] for cell in row]
-    words = [cell.replace(" ", "") or "empty" for cell in cells]
-    wanted = torch.tensor(base.processor.tokenizer.convert_tokens_to_ids(words))
-    right = guess == wanted.view(len(docs), 1, -1)
-    for layer in range(entropy.shape[1]):
-        here = entropy[:, layer]
-        quantiles = here.flatten().quantile(torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9]))
-        selected = [
-            f"{(here <= gamma * here.amax(1, keepdim=True)).float().mean():.2f}"
-            for gamma in (0.1, 0.2, 0.4, 0.7)
-        ]
-        log.info(
-            "base lens after layer %d: entropy deciles 10/25/50/75/90%% %s nats, "
-            "gamma .1/.2/.4/.7 selects %s, names the content %.3f",
-            layer,
-            "/".join(f"{q:.2f}" for q in quantiles),
-            "/".join(selected),
-            right[:, layer].float().mean(),
-        )
-
-
-def evaluate_pair(folder: Path, test: list[dict], dev: list[dict], seed: int) -> None:
-    """Log every number the pair is shipped with; `folder` holds base/ and policy/."""
-    kinds: dict[str, Counter] = {kind: Counter() for kind in task.QUESTION_TYPES}
-    for doc in test:
+def chance(docs: Sequence[dict]) -> float:
+    """Accuracy of the best constant answer to each question type."""
+    kinds: dict[str, Counter] = defaultdict(Counter)
+    for doc in docs:
         kinds[doc["question_type"]][doc["answer"]] += 1
-    best_constant = sum(max(counts.values()) for counts in kinds.values()) / len(test)
-    log.info("test: n = %d, best constant answer per question type %.3f", len(test), best_constant)
+    return sum(max(counts.values()) for counts in kinds.values()) / len(docs)
 
-    greedy, sampled = {}, {}
-    for name in ("base", "policy"):
-        model = Checkpoint(folder / name)
-        set_seed(seed)
-        responses = model.respond(test)
-        greedy[name] = scores(responses, test)[:, 0]
-        blank = scores(model.respond(test, blank=True), test)[:, 0]
-        sampled[name] = scores(model.respond(test, k=SAMPLES), test)
-        guessed = np.mean([GUESS in row[0] for row in responses])
-        log.info("%s greedy: %s", name, by_type(greedy[name], test))
-        log.info("%s on blank images %.3f; guesses %.3f", name, blank.mean(), guessed)
-        if name == "base":
-            log_spread(model, dev[:200])
-    compare("greedy", greedy["base"], greedy["policy"])
-    log.info("Pass@1: base %.3f, policy %.3f", sampled["base"].mean(), sampled["policy"].mean())
-    compare(f"Pass@{SAMPLES}", sampled["base"].max(1), sampled["policy"].max(1))
+
+def demo_gates(docs: Sequence[dict], seed: int) -> list[Gate]:
+    """What the pair `demo` must show: RLVR that helps, and a base whose certainty is spread."""
+    demo = Measured("demo", docs, seed)
+    base = demo.arm("base", method="base")[:, 0]
+    blank = demo.arm("base, blank images", method="base", blank=True).mean()
+    gain = measure.paired(base, demo.arm("policy", method="none")[:, 0])
+    many = {
+        name: demo.arm(f"{name}, {SAMPLES} samples", method=method, k=SAMPLES)
+        for name, method in (("base", "base"), ("policy", "none"))
+    }
+    narrowed = measure.paired(many["base"].max(1), many["policy"].max(1))
+    entropy, guess = measure.base_lens(demo.pair, demo.processor, docs[:500])
+    share = {gamma: measure.selected_share(entropy, gamma) for gamma in GAMMAS}
+    selects = "/".join(f"{share[gamma]:.3f}" for gamma in GAMMAS)
+    named = measure.lens_accuracy(guess, demo.processor, docs[:500])
+    best = chance(docs)
+    passed = [
+        ("base greedy within 0.30..0.75", f"{base.mean():.3f}", 0.3 <= base.mean() <= 0.75),
+        (
+            "base on blank images at most 0.05 above the best constant answers",
+            f"{blank:.3f}, best constant {best:.3f}",
+            blank <= best + 0.05,
+        ),
+        (
+            "policy at least 0.08 above its base, p < .001",
+            shown(gain),
+            gain.accuracy_b - gain.accuracy_a >= 0.08 and gain.p_value < 1e-3,
+        ),
+        (
+            f"Pass@{SAMPLES} narrows",
+            f"{shown(narrowed)}; Pass@1 {many['base'].mean():.3f} -> {many['policy'].mean():.3f}",
+            narrowed.accuracy_b < narrowed.accuracy_a,
+        ),
+        (
+            "gamma .2 -> .7 moves the selected share by at least 0.20",
+            f"gamma .1/.2/.4/.7 selects {selects}; the lens names {named:.3f} of the cells",
+            share[0.7] - share[0.2] >= 0.2,
+        ),
+    ]
+    # No gate: what replay does to a policy whose visual activations hardly drifted.
+    replay = demo.against_policy("replay")
+    print(f"demo: replay with the pair file's settings: {shown(replay)}")
+    return [Gate("demo", what, found, bool(ok)) for what, found, ok in passed]
+
+
+def drifted_gates(docs: Sequence[dict], seed: int) -> list[Gate]:
+    """What the pair `demo_drifted` must show: the instrument repairs damage that it can read."""
+    drifted = Measured("demo_drifted", docs, seed)
+    print(f"demo_drifted: base {drifted.arm('base', method='base').mean():.3f}")
+    arms = {
+        "injection": drifted.against_policy("injection", method="inject", select="all"),
+        "replay": drifted.against_policy("replay"),
+        "random x": drifted.against_policy("random x of the same norms", random=True),
+    }
+    repairs = {n: a.fixed > a.broken and a.p_value < 1e-3 for n, a in arms.items()}
+    helps = arms["random x"].fixed > arms["random x"].broken and arms["random x"].p_value < 0.05
+    passed = [
+        ("injection at visual positions repairs, p < .001", "injection", repairs["injection"]),
+        ("replay repairs, p < .001", "replay", repairs["replay"]),
+        ("random x of the same norms does not", "random x", not helps),
+    ]
+    return [Gate("demo_drifted", what, shown(arms[arm]), ok) for what, arm, ok in passed]
+
+
+def main() -> None:
+    """Command line: documents in, a line per gate out; exit status 1 when one is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seed", type=int, default=0, help="of the scenes and of sampled answers")
+    parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument(
+        "--split", choices=["fresh", "dev", "test"], default="fresh", help="a committed one instead"
+    )
+    parser.add_argument("--pair", choices=["demo", "demo_drifted", "both"], default="both")
+    parser.add_argument("--output", type=Path, help="JSON file for the gates")
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    if args.split == "fresh":
+        docs = measure.fresh_docs(args.seed, args.n)
+    else:
+        docs = measure.split_docs(args.split)[: args.n]
+    gates: list[Gate] = []
+    if args.pair != "demo_drifted":
+        gates += demo_gates(docs, args.seed)
+    if args.pair != "demo":
+        gates += drifted_gates(docs, args.seed)
+    print(f"\n{args.split} documents, seed {args.seed}, n = {len(docs)}")
+    for gate in gates:
+        print(f"{'pass' if gate.passed else 'MISS'}  {gate.pair}: {gate.what}: {gate.found}")
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        content = {"split": args.split, "seed": args.seed, "n": len(docs)}
+        content["gates"] = [asdict(gate) for gate in gates]
+        args.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    raise SystemExit(0 if all(gate.passed for gate in gates) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -38,6 +38,7 @@ class Packed:
         mask: (B, 1, S, S) true where a query may look.
         rows, sources, targets, weights: (T,) the token `targets` is predicted at position
             `sources` of row `rows`.
+        leads: (B,) how many tokens of the question stand before the image.
     """
 
     ids: Tensor
@@ -47,9 +48,12 @@ class Packed:
     sources: Tensor
     targets: Tensor
     weights: Tensor
+    leads: Tensor
 
 
-def pack(shared: list[list[int]], blocks: list[list[Block]], pad_id: int) -> Packed:
+def pack(
+    shared: list[list[int]], blocks: list[list[Block]], pad_id: int, leads: list[int] | None = None
+) -> Packed:
     """Lay out each row's shared tokens, then its blocks; every row has as many blocks."""
     shared_width = max(map(len, shared))
     block_width = max(len(block.ids) for row in blocks for block in row)
@@ -81,31 +85,47 @@ def pack(shared: list[list[int]], blocks: list[list[Block]], pad_id: int) -> Pac
     # A padding row must look somewhere, or its softmax is 0 / 0.
     mask |= torch.eye(width, dtype=torch.bool)
     as_ids = torch.tensor([rows, sources, targets])
-    return Packed(ids, index, mask[:, None], *as_ids, torch.tensor(weights))
+    before = torch.tensor(leads or [0] * len(shared))
+    return Packed(ids, index, mask[:, None], *as_ids, torch.tensor(weights), before)
 
 
 class Reader:
-    """Runs a tiny Qwen2.5-VL on equal-sized single images that all stand at the same place."""
+    """Runs a tiny Qwen2.5-VL on equal-sized single images.
+
+    They stand at the same place of every prompt, or `leads` tokens further on.
+    """
 
     def __init__(self, model: Model, prefix: list[int], grid_thw: tuple[int, int, int]) -> None:
-        """`prefix` holds the prompt up to the end of the image, as in every sequence."""
+        """`prefix` holds the prompt up to the end of the image, without any question."""
         self.model = model
         self.grid = torch.tensor([grid_thw])
         image_id = model.config.image_token_id
         self.visual = torch.tensor([i for i, token in enumerate(prefix) if token == image_id])
-        # M-RoPE positions depend on the place in the sequence only, as the prefix never changes.
         filled = torch.tensor([prefix + [0] * (MAX_LENGTH - len(prefix))])
         self.positions, _ = model.model.get_rope_index(
             filled, mm_token_type_ids=(filled == image_id).int(), image_grid_thw=self.grid
         )
 
+    def place(self, index: Tensor, leads: Tensor) -> Tensor:
+        """(3, B, S) M-RoPE positions of tokens `index` (B, S) in rows with `leads` (B,)."""
+        behind = index - leads[:, None]
+        moved = self.positions[:, 0][:, behind.clamp(min=0)] + leads[:, None]
+        return torch.where(behind < 0, index, moved)
+
     def embed(self, ids: Tensor, pixels: Tensor) -> Tensor:
-        """(B, S, hidden) input embeddings with each row's image features in place."""
-        features = self.model.model.visual(pixels, grid_thw=self.grid.repeat(len(ids), 1))
+        """(B, S, hidden) input embeddings with each row's image features in place.
+
+        Where there are fewer images than rows, each serves as many rows in turn.
+        """
+        images = len(pixels) // int(self.grid.prod())
+        features = self.model.model.visual(pixels, grid_thw=self.grid.repeat(images, 1))
+        each = features.pooler_output.unflatten(0, (images, -1))
         embeds = self.model.get_input_embeddings()(ids)
         is_image = ids == self.model.config.image_token_id
         is_image &= is_image.cumsum(1) <= len(self.visual)  # a sampled answer may hold stray ones
-        return embeds.masked_scatter(is_image[..., None], features.pooler_output)
+        return embeds.masked_scatter(
+            is_image[..., None], each.repeat_interleave(len(ids) // images, 0)
+        )
 
     def hidden(self, batch: Packed, pixels: Tensor, every_layer: bool = False) -> list[Tensor]:
         """Normed hidden states, (B, S, hidden) each: after every layer, or the last one alone."""
@@ -113,7 +133,7 @@ class Reader:
         out = decoder(
             inputs_embeds=self.embed(batch.ids, pixels),
             attention_mask={"full_attention": batch.mask},
-            position_ids=self.positions[:, 0][:, batch.index],
+            position_ids=self.place(batch.index, batch.leads),
             use_cache=False,
             output_hidden_states=every_layer,
         )
@@ -126,13 +146,20 @@ class Reader:
         logits = self.model.lm_head(last_hidden[batch.rows, batch.sources])
         return -cross_entropy(logits, batch.targets, reduction="none")
 
-    def lens(self, hidden: list[Tensor]) -> Tensor:
+    def lens(self, hidden: list[Tensor], leads: Tensor) -> Tensor:
         """(layers, B, visual, vocabulary) logit lens at the visual positions of normed states."""
-        return self.model.lm_head(torch.stack([h[:, self.visual] for h in hidden]))
+        rows = torch.arange(len(leads))[:, None]
+        columns = self.visual + leads[:, None]
+        return self.model.lm_head(torch.stack([h[rows, columns] for h in hidden]))
 
     @torch.no_grad()
     def sample(
-        self, prompts: list[list[int]], pixels: Tensor, k: int = 1, temperature: float = 0.0
+        self,
+        prompts: list[list[int]],
+        pixels: Tensor,
+        leads: list[int],
+        k: int = 1,
+        temperature: float = 0.0,
     ) -> list[list[list[int]]]:
         """Answers, k to each prompt, cut behind the end token; temperature 0 is greedy (k = 1)."""
         config = self.model.config.text_config
@@ -144,16 +171,18 @@ class Reader:
         square = torch.ones(width, width, dtype=torch.bool)
         mask = (square.tril() & real[:, None, :]) | torch.eye(width, dtype=torch.bool)
 
+        before = torch.tensor(leads)
         decoder, cache = self.model.get_decoder(), DynamicCache(config=config)
         step = decoder(
             inputs_embeds=self.embed(torch.tensor(padded), pixels),
             attention_mask={"full_attention": mask[:, None]},
-            position_ids=self.positions[:, 0][:, index],
+            position_ids=self.place(index, before),
             past_key_values=cache,
         )
         cache.batch_repeat_interleave(k)
         last = step.last_hidden_state[:, -1].repeat_interleave(k, 0)
         real, lengths = real.repeat_interleave(k, 0), lengths.repeat_interleave(k)
+        before = before.repeat_interleave(k)
         done = torch.zeros(len(last), dtype=torch.bool)
         tokens = []
         for place in range(MAX_NEW_TOKENS):
@@ -170,7 +199,7 @@ class Reader:
             step = decoder(
                 input_ids=chosen[:, None],
                 attention_mask={"full_attention": real[:, None, None]},
-                position_ids=self.positions[:, 0][:, (lengths + place)[:, None]],
+                position_ids=self.place((lengths + place)[:, None], before),
                 past_key_values=cache,
             )
             last = step.last_hidden_state[:, 0]

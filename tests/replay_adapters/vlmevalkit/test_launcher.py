@@ -45,6 +45,8 @@ DEMO = ("--model", "demo-replay", "--data", "replay_demo")
         ((*DEMO, "--replay", "layers=99"), "replay_layers=99 is not possible"),
         ((*DEMO, "--vlmevalkit", "/nowhere"), "--vlmevalkit /nowhere is not a checkout"),
         (("--model", "GPT4o", "--data", "x", "--samples", "4"), "--model GPT4o names none"),
+        ((*DEMO, "--repaly", "steps=3"), "--repaly is not an argument; did you mean --replay?"),
+        ((*DEMO, "--judge-modle=x"), "--judge-modle is not an argument"),
         (("--config", "nosuch.json"), "--config nosuch.json cannot be read"),
         (("--config", "x.json", "--samples", "4"), "do not go with it"),
     ],
@@ -139,6 +141,16 @@ def status(tmp_path, **dataset):
 def test_what_counts_as_a_failure(tmp_path, dataset, failure):
     told = launcher.failures_of(status(tmp_path, **dataset), 0.0)
     assert told == ([] if failure is None else [f"m on d: {failure}"])
+
+
+def test_samples_that_the_harness_skipped_are_a_failure(tmp_path):
+    run = status(tmp_path, status="done")
+    beside = tmp_path / "m" / "replay"
+    beside.mkdir()
+    (beside / "d.totals.json").write_text('{"missing": 2}')
+    assert launcher.failures_of(run, 0.0) == ["m on d: 2 samples were not answered"]
+    (beside / "d.totals.json").write_text('{"missing": 0}')
+    assert launcher.failures_of(run, 0.0) == []
 
 
 def test_a_status_of_an_earlier_run_does_not_count(tmp_path):

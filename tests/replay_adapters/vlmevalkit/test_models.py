@@ -126,6 +126,31 @@ def test_the_pairs_prompt_reaches_the_tokenizer(build, tiny_pairs, tmp_path, mes
     assert message[1]["value"] == "What is it?"
 
 
+def test_qwen3_vl_answers_as_its_stock_class_and_is_replayed(
+    harness, tmp_path, message, monkeypatch
+):
+    import vlmeval.vlm
+
+    from replay_adapters.answering import already_loaded
+    from replay_adapters.vlmevalkit.patches import gpu_memory_known
+
+    watch = Watch(monkeypatch)
+    pair = tiny.make_pair(tmp_path / "pair", "qwen3_vl")
+    given = {"min_pixels": 4096, "max_pixels": 65536, "max_new_tokens": 8, "temperature": 0.5}
+    given |= {"use_custom_prompt": False, "top_k": 1}
+    ours = {"model_path": str(pair.policy), "replay_base": str(pair.base), **given}
+    none = vlmeval.vlm.Qwen3VLChatReplay(replay_method="none", **ours)
+    with already_loaded(none.pair.policy.model), gpu_memory_known(vlmeval.vlm.Qwen3VLChat):
+        stock = vlmeval.vlm.Qwen3VLChat(model_path=str(pair.policy), **given)
+    assert type(stock.model) is type(none.pair.policy.model)
+    assert none.generate(message, dataset="mine") == stock.generate(message, dataset="mine")
+    replayed = vlmeval.vlm.Qwen3VLChatReplay(**REPLAY, **ours)
+    assert replayed.generate(message, dataset="mine")
+    (sample,) = watch.used[-1].samples
+    assert sample.outcome == "applied"
+    assert sample.visual_tokens > 1
+
+
 def test_both_harnesses_make_the_same_x_and_the_same_answers(harness, tmp_path, monkeypatch):
     """The embedded pair on the same four items, through each harness's own code."""
     import vlmeval.vlm

@@ -131,3 +131,25 @@ def test_a_model_of_other_settings_does_not_touch_a_folder(harness, tiny_model, 
             )
     finally:
         del supported_VLM["mine"]
+
+
+@pytest.mark.parametrize(("world", "raised"), [("1", ZeroDivisionError), ("2", SystemExit)])
+def test_a_process_that_fails_takes_the_others_down(harness, tmp_path, monkeypatch, world, raised):
+    """Upstream would leave them waiting in a barrier for an hour."""
+    from vlmeval import inference
+
+    from replay_adapters.vlmevalkit import patches
+    from replay_adapters.vlmevalkit.journal import Journal
+
+    class Dataset:
+        dataset_name = "pictures"
+        build_prompt = None
+
+        def __len__(self):
+            return 1 // 0
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", world)
+    monkeypatch.setattr(patches._Current, "journal", Journal(tmp_path, "pictures"))
+    with pytest.raises(raised):
+        inference.infer_data("m", "m", str(tmp_path), Dataset(), str(tmp_path / "out.pkl"))

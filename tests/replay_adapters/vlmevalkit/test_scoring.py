@@ -40,6 +40,11 @@ def test_every_repeat_is_scored_by_the_sets_own_scorer(tmp_path):
     assert [n for _, n in dataset.scored] == [4, 4, 4]
     scores = {line["index"]: line["scores"] for line in journal.finish([7, 2])}
     assert scores == {7: [1.0, 0.0, 1.0], 2: [0.0, 0.0, 1.0]}
+    # Who reads the run by its model's name finds the first repeat only.
+    assert sorted(path.name for path in tmp_path.rglob("model_set*")) == [
+        "model_set.tsv",
+        "model_set_judge_result.tsv",
+    ]
 
 
 def test_a_scorer_that_tells_no_hits_leaves_no_scores(tmp_path):
