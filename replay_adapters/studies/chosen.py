@@ -51,6 +51,7 @@ def run_chosen(source: Source, folder: Path, n: int | None, grid: Findings) -> F
         arm(f"inject, mask {mask}", method="inject", select=mask),
         arm("inject, all visual positions", method="inject", select="all"),
     ]
-    different = {arm.config: arm for arm in reversed(arms)}  # the first of equal ones stays
-    kept = [arm for arm in arms if different[arm.config] is arm]
+    # The first of equal arms stays.
+    different = {arm.config.fingerprint(): arm for arm in reversed(arms)}
+    kept = [arm for arm in arms if different[arm.config.fingerprint()] is arm]
     return arms_study(source, folder, "chosen", kept, n, None, 0)
