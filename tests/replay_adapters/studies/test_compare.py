@@ -97,7 +97,7 @@ def check(row: dict[str, Any], a: list[float], b: list[float]) -> None:
 
 
 def test_two_runs_of_lmms_eval_are_compared_as_by_hand(tmp_path):
-    a, b = scores(200, 12)
+    a, b = scores(200, 24)
     (found,) = compare_runs(log(tmp_path / "a", a), log(tmp_path / "b", b, method="replay"))
     row = row_of(found)
     check(row, a, b)
