@@ -7,6 +7,7 @@ from replay_adapters.studies.answered import Findings, arms_study
 from replay_adapters.studies.source import Source
 from replay_core import ReplayConfig
 from replay_core.studies.arms import Arm
+from replay_core.studies.grid import masked
 
 
 def best_of(grid: Findings) -> str:
@@ -39,12 +40,18 @@ def run_chosen(source: Source, folder: Path, n: int | None, grid: Findings) -> F
     def arm(name: str, **changes: Any) -> Arm:
         return Arm(name, ReplayConfig(**{**plain, **changes}))
 
+    mask = masked(config).select
+    dev = {"select": mask, "threshold": gamma, "step_size": alpha}
     arms = [
         arm("none", method="none"),
         arm("the pair's preset", method="replay"),
-        arm(f"best on the development split: {best}", threshold=gamma, step_size=alpha),
+        arm(f"best on the development split: {best}", **dev),
+        arm(f"mask {mask}", select=mask),
         arm("all visual positions", select="all"),
-        arm("inject, preset's mask", method="inject"),
+        arm(f"inject, mask {mask}", method="inject", select=mask),
         arm("inject, all visual positions", method="inject", select="all"),
     ]
-    return arms_study(source, folder, "chosen", arms, n, None, 0)
+    # The first of equal arms stays.
+    different = {arm.config.fingerprint(): arm for arm in reversed(arms)}
+    kept = [arm for arm in arms if different[arm.config.fingerprint()] is arm]
+    return arms_study(source, folder, "chosen", kept, n, None, 0)

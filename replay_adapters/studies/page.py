@@ -170,7 +170,8 @@ def _pair(pair: str, found: Mapping[str, Found], folder: Path) -> list[str]:
         f"{preset['steps']} steps, layers {preset['layers']}, select `{preset['select']}`, "
         f"{preset['boundary']} reading, chosen on the development split only "
         f"([how](README.md)). Best cell of the development grid below (n = "
-        f"{grid['settings']['n']}): see the third row.",
+        f"{grid['settings']['n']}), which has "
+        "a row of its own where it is not the preset.",
         "### Replay and injection on the test split\n\n" + _arms(chosen),
         f"### Drift\n\n{command('drift')}, n = {drift['n']} prompts.\n\n"
         + _drift_table(drift)

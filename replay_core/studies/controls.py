@@ -21,7 +21,8 @@ BASELINE = "none"
 def control_arms(config: ReplayConfig, votes: int, n_layers: int) -> list[Arm]:
     """Return the control arms around ``config``'s replay; ``votes`` is for self-consistency.
 
-    The reference reading cannot match the last of ``n_layers`` layers: its arm does without it.
+    Where the preset matches everything, the paper's mask stands beside it. The reference reading
+    cannot match the last of ``n_layers`` layers: its arm does without it.
     """
     plain = {**config.model_dump(), "method": "replay"}
     aligned = ReplayConfig(**{**plain, "boundary": "aligned"})
@@ -31,10 +32,12 @@ def control_arms(config: ReplayConfig, votes: int, n_layers: int) -> list[Arm]:
         settings = ReplayConfig(**{**plain, **changes})
         return Arm(name, settings, treatment, votes)  # type: ignore[arg-type]
 
+    low = [arm("low-entropy mask", select="low")] if config.select == "all" else []
     return [
         arm("none", method="none"),
         arm("base", method="base"),
         arm("replay"),
+        *low,
         arm("zero steps", steps=0),
         arm("self-pair, aligned", "self_pair", boundary="aligned"),
         arm("self-pair, reference", "self_pair", boundary="reference", layers=inner),

@@ -22,6 +22,12 @@ def step_sizes(config: ReplayConfig, published: Sequence[float] = ALPHAS) -> lis
     return sorted({*published, *own})
 
 
+def masked(config: ReplayConfig) -> ReplayConfig:
+    """Return ``config`` with the paper's mask where it selects everything, so that γ matters."""
+    select = "low" if config.select == "all" else config.select
+    return ReplayConfig(**{**config.model_dump(), "select": select})
+
+
 def grid_arms(
     config: ReplayConfig,
     gammas: Sequence[float],
@@ -32,7 +38,7 @@ def grid_arms(
 
     ``thresholds``: γ → layer → entropy in nats, from :func:`fixed_thresholds` on held-out items.
     """
-    plain = {**config.model_dump(), "thresholds": "dynamic"}
+    plain = {**masked(config).model_dump(), "thresholds": "dynamic"}
     arms = [Arm("none", ReplayConfig(**{**plain, "method": "none"}))]
     for gamma in gammas:
         for alpha in alphas:

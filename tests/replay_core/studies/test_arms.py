@@ -74,6 +74,15 @@ def test_the_controls_differ_from_replay_in_one_thing_each():
     assert arms["self-consistency, 9 votes"].votes == 9
 
 
+def test_where_everything_is_matched_the_papers_mask_stands_beside_it():
+    whole = PRESET.model_copy(update={"select": "all"})
+    controls = {arm.name: arm.config for arm in control_arms(whole, votes=2, n_layers=6)}
+    assert controls["replay"].select == "all"
+    assert controls["low-entropy mask"].select == "low"
+    cells = grid_arms(whole, (0.2, 0.4), (10,), {})
+    assert {arm.config.select for arm in cells[1:]} == {"low"}  # else γ would not matter
+
+
 def test_the_grid_holds_the_published_steps_and_the_pairs_own():
     assert step_sizes(PRESET) == [10, 20, 40, 100, 300, 900]
     thresholds = {0.2: {0: 0.5, 2: 0.6, 5: 0.7}}
