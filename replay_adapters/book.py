@@ -55,7 +55,7 @@ def totals(records: Iterable[Mapping[str, Any] | ReplayRecord]) -> dict[str, Any
         "seconds_per_sample": {
             part: _mean(row["seconds"][part] for row in rows) for part in ("base", "loop", "decode")
         },
-        "new_tokens": _mean(row["new_tokens"] for row in rows if row["new_tokens"] is not None),
+        "new_tokens": _mean(row["new_tokens"] for row in rows),
         "truncated": _mean(float(cut) for cut in finished),
     }
 
@@ -72,6 +72,6 @@ def report(summary: Mapping[str, Any]) -> None:
         )
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    collected = list(values)
+def _mean(values: Iterable[float | None]) -> float | None:
+    collected = [value for value in values if value is not None]  # injection has no losses
     return fmean(collected) if collected else None

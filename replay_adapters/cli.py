@@ -1,15 +1,27 @@
 """The ``activation-replay`` command."""
 
 import sys
+from collections.abc import Callable
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from replay_adapters.studies.commands import add_to
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
+add_to(app)
+
+
+class Harness(StrEnum):
+    """The harnesses that the demonstration runs in."""
+
+    LMMS_EVAL = "lmms-eval"
+    VLMEVALKIT = "vlmevalkit"
 
 
 @app.command()
@@ -20,11 +32,18 @@ def demo(
     limit: Annotated[int, typer.Option(min=1, help="Number of items.")] = 200,
     everything: Annotated[bool, typer.Option("--all", help="All 1,000 items.")] = False,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    harness: Annotated[Harness, typer.Option(help="Which harness runs it.")] = Harness.LMMS_EVAL,
 ) -> None:
-    """Run the embedded pair on replay_demo through lmms-eval, with replay off and on."""
+    """Run the embedded pair on replay_demo through a harness, with replay off and on."""
+    items = None if everything else limit
+    if harness is Harness.VLMEVALKIT:
+        from replay_adapters.vlmevalkit.demo import run_demo as run_in_vlmevalkit
+
+        typer.echo(run_in_vlmevalkit(output, items))
+        return
     from replay_adapters.demo import run_demo
 
-    typer.echo(run_demo(output, None if everything else limit, batch_size))
+    typer.echo(run_demo(output, items, batch_size))
 
 
 @app.command()
@@ -45,7 +64,14 @@ def doctor() -> None:
 
     from replay_adapters.resources import resource
 
-    for package in ("activation-replay", "torch", "torchvision", "transformers", "lmms-eval"):
+    for package in (
+        "activation-replay",
+        "torch",
+        "torchvision",
+        "transformers",
+        "lmms-eval",
+        "ms-vlmeval",
+    ):
         try:
             found = version(package)
         except PackageNotFoundError:
@@ -59,10 +85,15 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command; what the user got wrong is one sentence and exit code 2."""
+    run(app)
+
+
+def run(command: Callable[[], object]) -> None:
+    """Call ``command``; what the user got wrong is one sentence and exit code 2."""
     from replay_core import UsageError
 
     try:
-        app()
+        command()
     except UsageError as error:
         typer.echo(f"activation-replay: {error}", err=True)
         sys.exit(2)

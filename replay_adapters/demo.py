@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from replay_adapters.lmms_eval.results import Run, read_run
 from replay_core import UsageError
@@ -32,7 +34,9 @@ def run_demo(output: Path, limit: int | None, batch_size: int) -> str:
     ]
     picture = output / "replay.png"
     run_picture(picture, losses, comparison, ("none", "replay"))
-    return report(runs, comparison, picture)
+    files = [path for arm in ARMS for path in (runs[arm].results_file, runs[arm].samples_file)]
+    totals = {arm: run.replay["totals"] for arm, run in runs.items()}
+    return report(TASK, totals, comparison, [*files, picture])
 
 
 def _evaluate(arm: str, folder: Path, limit: int | None, batch_size: int) -> Run:
@@ -55,11 +59,16 @@ def _evaluate(arm: str, folder: Path, limit: int | None, batch_size: int) -> Run
     return read_run(folder, TASK)
 
 
-def report(runs: dict[str, Run], comparison: PairedComparison, picture: Path) -> str:
-    """Return the paired table and the paths of what was written."""
-    total = runs["replay"].replay["totals"]
+def report(
+    title: str,
+    totals: Mapping[str, Mapping[str, Any]],
+    comparison: PairedComparison,
+    files: Iterable[Path],
+) -> str:
+    """Return the paired table and the paths of what was written; ``totals`` are by arm."""
+    total = totals["replay"]
     seconds = total["seconds_per_sample"]
-    plain = runs["none"].replay["totals"]["seconds_per_sample"]["decode"]
+    plain = totals["none"]["seconds_per_sample"]["decode"]
     outcomes = ", ".join(f"{name} {n}" for name, n in sorted(total["outcomes"].items()))
     loss = (
         f"{total['loss_before']:.3g} → {total['loss_after']:.3g} nats"
@@ -82,6 +91,5 @@ def report(runs: dict[str, Run], comparison: PairedComparison, picture: Path) ->
     ]
     width = max(len(label) for label, _ in lines)
     table = "\n".join(f"  {label:<{width}}  {value}" for label, value in lines)
-    files = [path for arm in ARMS for path in (runs[arm].results_file, runs[arm].samples_file)]
-    paths = "\n".join(f"  {path}" for path in [*files, picture])
-    return f"\nActivation Replay on {TASK}\n{table}\n\nFiles\n{paths}\n"
+    paths = "\n".join(f"  {path}" for path in files)
+    return f"\nActivation Replay on {title}\n{table}\n\nFiles\n{paths}\n"

@@ -60,6 +60,11 @@ class Settings:
                     "or pretrained=POLICY,replay_base=BASE"
                 )
 
+    @property
+    def processor_source(self) -> str:
+        """Where the processor is loaded from: a LoRA adapter's folder need not have one."""
+        return self.pair.processor or adapted_base(self.pair.policy) or self.pair.policy
+
     def summary(self) -> dict[str, Any]:
         """Return the resolved settings as they are logged and fingerprinted."""
         return {

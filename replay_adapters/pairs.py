@@ -5,11 +5,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from replay_adapters.resources import resource
 from replay_core import UsageError
 from replay_core.config import sentence
+
+QUESTION = "{Question}"
 
 
 class Protocol(BaseModel):
@@ -18,13 +27,35 @@ class Protocol(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     system_prompt: str | None = None
+    question_template: str | None = Field(None, description=f"a text with {QUESTION} in it, once")
+    """Text around the task's own question, which stands where ``{Question}`` does."""
+    type_suffixes: dict[str, str] = {}
+    """Kind of question → text behind it."""
+    question_type: str | None = None
+    """The kind of question that is asked: one of ``type_suffixes``."""
     user_suffix: str | None = None
-    """Text behind the task's own question."""
+    """Text behind the task's own question, and behind all of the above."""
     min_pixels: int | None = Field(None, gt=0)
     max_pixels: int | None = Field(None, gt=0)
     max_num_frames: int | None = Field(None, gt=0)
     generation: dict[str, Any] = {}
     """Generation settings, under the harness's names (``max_new_tokens``, ``temperature`` …)."""
+
+    @field_validator("question_template")
+    @classmethod
+    def _holds_the_question(cls, template: str | None) -> str | None:
+        if template is not None and template.count(QUESTION) != 1:
+            raise ValueError(f"{template.count(QUESTION)} times {QUESTION} instead of once")
+        return template
+
+    @model_validator(mode="after")
+    def _type_is_known(self) -> "Protocol":
+        if self.question_type is not None and self.question_type not in self.type_suffixes:
+            raise ValueError(
+                f"question_type={self.question_type} has no suffix (allowed: "
+                f"{', '.join(self.type_suffixes) or 'none, as there are no type_suffixes'})"
+            )
+        return self
 
 
 class PairFile(BaseModel):
@@ -33,6 +64,8 @@ class PairFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = ""
+    display: str = ""
+    """The name in VLMEvalKit's model names, where the policy's own would not be the only one."""
     policy: str
     """Checkpoint that answers: a hub id, or a folder (relative to this file)."""
     base: str

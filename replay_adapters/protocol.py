@@ -4,15 +4,27 @@ import copy
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from replay_adapters.pairs import Protocol
+from replay_adapters.pairs import QUESTION, Protocol
 
 Messages = list[dict[str, Any]]
 
 
-def edit_messages(messages: Messages, protocol: Protocol) -> Messages:
-    """Return chat messages with the pair's system prompt in front and its suffix at the end.
+def edit_question(question: str, protocol: Protocol) -> str:
+    """Return a task's question as the pair asks it: in its template, with its suffixes behind."""
+    if protocol.question_template is not None:
+        question = protocol.question_template.replace(QUESTION, question)
+    if protocol.question_type is not None:
+        question += protocol.type_suffixes[protocol.question_type]
+    return question + (protocol.user_suffix or "")
 
-    The system prompt replaces one that the task has; the suffix stands behind the last text of the
+
+def edit_messages(
+    messages: Messages, protocol: Protocol, *, writes_system_prompt: bool = False
+) -> Messages:
+    """Return chat messages with the pair's system prompt in front and its way to ask the question.
+
+    The system prompt replaces one that the task has; where the harness's class writes it
+    (``writes_system_prompt``), the task's is only left out. The question is the last text of the
     last user turn. The given messages are not changed.
     """
     edited = [
@@ -21,16 +33,16 @@ def edit_messages(messages: Messages, protocol: Protocol) -> Messages:
     ]
     if protocol.system_prompt is not None:
         edited = [message for message in edited if message["role"] != "system"]
-        system = {"type": "text", "text": protocol.system_prompt}
-        edited.insert(0, {"role": "system", "content": [system]})
-    if protocol.user_suffix is not None:
-        user = [message for message in edited if message["role"] == "user"][-1]
-        if isinstance(user["content"], str):
-            user["content"] += protocol.user_suffix
-        else:
-            last = max(i for i, part in enumerate(user["content"]) if part["type"] == "text")
-            part = user["content"][last]
-            user["content"][last] = {**part, "text": part["text"] + protocol.user_suffix}
+        if not writes_system_prompt:
+            system = {"type": "text", "text": protocol.system_prompt}
+            edited.insert(0, {"role": "system", "content": [system]})
+    user = [message for message in edited if message["role"] == "user"][-1]
+    if isinstance(user["content"], str):
+        user["content"] = edit_question(user["content"], protocol)
+    else:
+        last = max(i for i, part in enumerate(user["content"]) if part["type"] == "text")
+        part = user["content"][last]
+        user["content"][last] = {**part, "text": edit_question(part["text"], protocol)}
     return edited
 
 
@@ -43,7 +55,12 @@ def edit_generation(
 
 
 def edited_arguments(
-    arguments: tuple[Any, ...], protocol: Protocol, *, chat: bool, command_line: Collection[str]
+    arguments: tuple[Any, ...],
+    protocol: Protocol,
+    *,
+    chat: bool,
+    command_line: Collection[str],
+    writes_system_prompt: bool = False,
 ) -> tuple[Any, ...]:
     """Return the arguments of one of lmms-eval's requests, as the protocol wants them.
 
@@ -53,32 +70,30 @@ def edited_arguments(
     context, *rest = arguments
     if chat:
         doc_to_messages, generation, *tail = rest
-        asked = _asking(doc_to_messages, protocol)
+        asked = _asking(doc_to_messages, protocol, writes_system_prompt)
         return (context, asked, edit_generation(generation, protocol, command_line), *tail)
     generation, *tail = rest
-    suffix = protocol.user_suffix or ""
-    return (context + suffix, edit_generation(generation, protocol, command_line), *tail)
+    question = edit_question(context, protocol)
+    return (question, edit_generation(generation, protocol, command_line), *tail)
 
 
-def edited_request(
-    request: Any, protocol: Protocol, *, chat: bool, command_line: Collection[str]
-) -> Any:
+def edited_request(request: Any, protocol: Protocol, **how: Any) -> Any:
     """Return a copy of one of lmms-eval's requests, as the protocol wants it.
 
-    A copy also where the protocol is empty: the simple Qwen2-VL class takes ``until`` out of the
-    settings it is given, so that ``--use_cache`` would look for one key and store another.
+    ``how`` are the further arguments of :func:`edited_arguments`. A copy also where the protocol is
+    empty: the simple Qwen2-VL class takes ``until`` out of the settings it is given, so that
+    ``--use_cache`` would look for one key and store another.
     """
     edited = copy.copy(request)
-    edited.arguments = edited_arguments(
-        request.arguments, protocol, chat=chat, command_line=command_line
-    )
+    edited.arguments = edited_arguments(request.arguments, protocol, **how)
     return edited
 
 
 def _asking(
-    doc_to_messages: Callable[..., Messages], protocol: Protocol
+    doc_to_messages: Callable[..., Messages], protocol: Protocol, writes_system_prompt: bool
 ) -> Callable[..., Messages]:
     def asked(doc: Any, **arguments: Any) -> Messages:
-        return edit_messages(doc_to_messages(doc, **arguments), protocol)
+        messages = doc_to_messages(doc, **arguments)
+        return edit_messages(messages, protocol, writes_system_prompt=writes_system_prompt)
 
     return asked

@@ -5,7 +5,8 @@ from replay_core.errors import UsageError
 from replay_core.pair import Pair, load_pair, make_pair
 from replay_core.record import ReplayRecord
 from replay_core.replay import Outcome, SampleReplay
-from replay_core.steered import ReplayResult, Steered
+from replay_core.result import ReplayResult
+from replay_core.steered import Steered
 from replay_core.targets import ReplayTargets
 
 __all__ = [

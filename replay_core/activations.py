@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,11 +13,15 @@ from transformers import DynamicCache
 
 from replay_core.anatomy import Anatomy, Inputs, VisualFeatures, without_pixels
 from replay_core.capture import Reached, Where, capture
+from replay_core.errors import UsageError
+
+# What transformers calls the keys and values that a decoder is given: since 5.24, and before.
+CACHES = ("cache", "past_key_values")
 
 # Which axis of the decoder's arguments runs along the prompt.
-_SEQUENCE_AXIS = {"inputs_embeds": 1, "position_ids": -1, "visual_pos_masks": 1}
-# What a decoder calls its keys and values, from transformers 5.24 on and before.
-_CACHE_ARGUMENTS = ("cache", "past_key_values")
+_SEQUENCE_AXIS = {"attention_mask": 1, "position_ids": -1, "visual_pos_masks": 1}
+# Features that a decoder adds behind its first layers: a list of (visual tokens, hidden).
+_DEEPSTACK = "deepstack_visual_embeds"
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,11 @@ class DecoderCall:
 
         What stands before ``start`` goes, once, through the first ``layers`` layers, which are all
         that will run, and is kept as keys and values; what stands at or behind ``stop`` is dropped,
-        which changes nothing in front of it, since attention is causal. A decoder whose mask is
-        not the plain (batch, tokens) one is not cut.
+        which changes nothing in front of it, since attention is causal. A call is not cut where
+        the model made the mask itself, which may let image tokens see each other (Gemma 3), or
+        passes tensors of which nothing is known here.
         """
-        mask = self.arguments.get("attention_mask")
-        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+        if not self._can_be_cut:
             return self
         if start > 0 and layers > 0:
             head = self._cut(0, 0, start)
@@ -53,14 +57,31 @@ class DecoderCall:
             return replace(self._cut(0, start, stop), start=start, prefix=prefix)
         return replace(self._cut(start, start, stop), start=start)
 
+    @property
+    def _can_be_cut(self) -> bool:
+        mask = self.arguments.get("attention_mask")
+        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+            return False
+        known = (*_SEQUENCE_AXIS, _DEEPSTACK)
+        return not any(
+            isinstance(value, Tensor | Mapping | list | tuple)
+            for name, value in self.arguments.items()
+            if name not in known
+        )
+
     def _cut(self, seen: int, start: int, stop: int) -> "DecoderCall":
         """Return the columns ``start`` to ``stop``, attending to those from ``seen`` on."""
         arguments = dict(self.arguments)
         for name, axis in _SEQUENCE_AXIS.items():
             if isinstance(value := arguments.get(name), Tensor):
                 arguments[name] = value.narrow(axis, start, stop - start)
-        if (mask := arguments.get("attention_mask")) is not None:
+        if (mask := self.arguments.get("attention_mask")) is not None:
             arguments["attention_mask"] = mask[:, seen:stop]
+        if (stack := self.arguments.get(_DEEPSTACK)) is not None:
+            visual = self.arguments["visual_pos_masks"]
+            columns = torch.arange(visual.shape[1], device=visual.device).expand_as(visual)[visual]
+            inside = (columns >= start) & (columns < stop)
+            arguments[_DEEPSTACK] = [features[inside.to(features.device)] for features in stack]
         return replace(self, embeds=self.embeds[:, start:stop], arguments=arguments)
 
     def activations(
@@ -70,15 +91,18 @@ class DecoderCall:
 
         ``embeds`` replaces the input embeddings.
         """
-        cache = None if self.prefix is None else _fresh(self.prefix)
+        prefix = None if self.prefix is None else _fresh(self.prefix)
         with capture(self.anatomy.layers, layers, where=where) as seen:
-            self._forward(self.embeds if embeds is None else embeds, cache)
+            self._forward(self.embeds if embeds is None else embeds, prefix)
         return seen
 
     def _forward(self, embeds: Tensor, cache: DynamicCache | None) -> None:
         decoder = self.anatomy.decoder
-        given = {} if cache is None else {_cache_argument(decoder): cache}
-        decoder(inputs_embeds=embeds, **self.arguments, **given, use_cache=cache is not None)
+        # transformers 5.24 renamed the argument, and ignores the old name beside the new one.
+        taken = inspect.signature(decoder.forward).parameters
+        name = next(name for name in CACHES if name in taken)
+        kept: dict[str, Any] = {name: cache, "use_cache": cache is not None}
+        decoder(inputs_embeds=embeds, **self.arguments, **kept)
 
 
 def decoder_call(anatomy: Anatomy, inputs: Inputs, features: VisualFeatures | None) -> DecoderCall:
@@ -86,6 +110,10 @@ def decoder_call(anatomy: Anatomy, inputs: Inputs, features: VisualFeatures | No
 
     Positions, masks and whatever else the family passes are the model's own work; no decoder layer
     is run.
+
+    Raises:
+        UsageError: the model changes the visual features on their way to the decoder, so that x
+            would not arrive there as it is.
     """
     caught: dict[str, Any] = {}
 
@@ -103,14 +131,17 @@ def decoder_call(anatomy: Anatomy, inputs: Inputs, features: VisualFeatures | No
     finally:
         handle.remove()
     embeds = caught.pop("inputs_embeds")
-    for name in ("input_ids", *_CACHE_ARGUMENTS, "use_cache"):
+    for name in ("input_ids", "use_cache", *CACHES):
         caught.pop(name, None)
+    if features is not None:
+        arrived = embeds[features.positions.to(embeds.device)]
+        sent = features.flat.to(arrived)
+        if not torch.allclose(arrived, sent, rtol=0, atol=0, equal_nan=True):
+            raise UsageError(
+                f"{anatomy.name} is not supported: its visual features do not reach the text "
+                "decoder as its encoder returns them"
+            )
     return DecoderCall(anatomy, embeds, caught)
-
-
-def _cache_argument(decoder: nn.Module) -> str:
-    taken = inspect.signature(decoder.forward).parameters
-    return next(name for name in _CACHE_ARGUMENTS if name in taken)
 
 
 def _fresh(prefix: DynamicCache) -> DynamicCache:

@@ -1,7 +1,8 @@
 """The model's own doors: decoder, final norm, head, visual positions and visual features.
 
 Nothing is found by name pattern and no class is listed: a model qualifies when transformers'
-accessors answer and ``head(norm(h_last))`` really are its logits (:func:`check_doors`).
+accessors answer, ``head(norm(h_last))`` really are its logits and its decoder is causal
+(:func:`check_doors`).
 """
 
 import inspect
@@ -74,26 +75,67 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
 
 @torch.no_grad()
 def check_doors(anatomy: Anatomy) -> None:
-    """Check on a short text that ``head(norm(h_last))`` are the model's logits.
+    """Check on a short text that the logit lens and the window of the prompt read the model right.
 
-    Models that scale or cap their logits fail here, since the logit lens would misread them.
+    ``head(norm(h_last))`` must be the logits, with nothing behind the head: a model that scales or
+    caps its logits would be misread, be it ever so little at small logits. And the decoder, given
+    the plain (batch, tokens) mask, must be causal, since what stands behind the last visual token
+    is not run.
 
     Raises:
-        UsageError: the logits differ by more than rounding.
+        UsageError: the logits differ, or an earlier token sees a later one.
     """
-    head = anatomy.head
-    ids = torch.arange(8, device=head.weight.device).unsqueeze(0) % head.out_features
-    last = len(anatomy.layers) - 1
-    with capture(anatomy.layers, [last], where="after", stop=False) as seen:
-        logits = anatomy.model(input_ids=ids, use_cache=False).logits
+    head, last = anatomy.head, len(anatomy.layers) - 1
+    ids = _plain_ids(anatomy.model).to(head.weight.device)
+    from_head: list[Tensor] = []
+    hook = head.register_forward_hook(lambda module, args, output: from_head.append(output))
+    try:
+        with capture(anatomy.layers, [last], where="after", stop=False) as seen:
+            logits = anatomy.model(input_ids=ids, use_cache=False).logits
+    finally:
+        hook.remove()
     # From the weights, as the lens reads them: a hook or a wrapper on the head must show, too.
-    expected = functional.linear(anatomy.norm(seen[last]), head.weight, head.bias)
-    if not torch.allclose(logits, expected.to(logits.device, logits.dtype), rtol=1e-3, atol=1e-3):
-        gap = (logits - expected.to(logits)).abs().max().item()
+    normed = anatomy.norm(seen[last]).to(head.weight.device)
+    expected = functional.linear(normed, head.weight, head.bias).to(logits)
+    untouched = len(from_head) == 1 and torch.equal(from_head[0].to(logits), logits)
+    if not untouched or not torch.allclose(logits, expected, rtol=1e-3, atol=1e-3):
+        gap = (logits - expected).abs().max().item()
         raise UsageError(
             f"{anatomy.name} is not supported: its logits are not head(norm(h)) of its last layer "
-            f"(they differ by up to {gap:.3g}), so the logit lens does not read it"
+            f"(they differ by up to {gap:.3g}{_logit_settings(anatomy.model)}), so the logit lens "
+            "does not read it"
         )
+    whole, start = (_decoded(anatomy, ids[:, :length]) for length in (ids.shape[1], 4))
+    if (whole[:, :4] - start).norm() > 0.1 * start.norm():
+        raise UsageError(
+            f"{anatomy.name} is not supported: its text decoder is not causal (what follows "
+            "a token changes its activations), so prompts cannot be cut behind a visual token"
+        )
+
+
+def _plain_ids(model: PreTrainedModel) -> Tensor:
+    """Return eight token ids (1, 8), none of them a placeholder."""
+    special = {getattr(model.config, f"{modality}_token_id", None) for modality in MODALITIES}
+    return torch.tensor([[token for token in range(16) if token not in special][:8]])
+
+
+def _decoded(anatomy: Anatomy, ids: Tensor) -> Tensor:
+    """Return the decoder's last hidden states (1, tokens, hidden) for a prompt, in float32."""
+    embeds = anatomy.model.get_input_embeddings()(ids)
+    mask = torch.ones_like(ids)
+    hidden: Tensor = anatomy.decoder(
+        inputs_embeds=embeds, attention_mask=mask, use_cache=False
+    ).last_hidden_state
+    return hidden.float()
+
+
+def _logit_settings(model: PreTrainedModel) -> str:
+    """Return what a config says of scaled or capped logits, for the sentence that refuses them."""
+    config = model.config.get_text_config()
+    names = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+    found = {name: getattr(config, name, None) for name in names}
+    told = [f"{name}={value}" for name, value in found.items() if value is not None]
+    return f"; its config has {', '.join(told)}" if told else ""
 
 
 def check_backward(anatomy: Anatomy) -> None:
@@ -125,7 +167,11 @@ def check_backward(anatomy: Anatomy) -> None:
 
 
 def placeholder_masks(model: PreTrainedModel, input_ids: Tensor) -> dict[str, Tensor]:
-    """Return where each modality's placeholder tokens stand: modality → bool (batch, tokens)."""
+    """Return where each modality's own placeholder token stands: modality → bool (batch, tokens).
+
+    A family may put features elsewhere (GLM-4.1V's videos stand on image tokens): where they went
+    is in :attr:`VisualFeatures.positions`.
+    """
     masks = {}
     for modality in MODALITIES:
         token = getattr(model.config, f"{modality}_token_id", None)
@@ -134,18 +180,38 @@ def placeholder_masks(model: PreTrainedModel, input_ids: Tensor) -> dict[str, Te
     return masks
 
 
+def check_complete(model: PreTrainedModel, inputs: Inputs) -> None:
+    """Check that nothing of the processor's output was lost that the model would do without.
+
+    Without these, positions (M-RoPE) and so all activations would silently be other ones.
+
+    Raises:
+        UsageError: pixels came without a tensor that the model's forward takes beside them.
+    """
+    accepted = inspect.signature(model.forward).parameters
+    beside = {"mm_token_type_ids": PIXELS, "second_per_grid_ts": ("pixel_values_videos",)}
+    for name, pixels in beside.items():
+        given = [pixel for pixel in pixels if inputs.get(pixel) is not None]
+        if given and name in accepted and inputs.get(name) is None:
+            raise UsageError(
+                f"{given[0]} came without {name}, without which {type(model).__name__} takes other "
+                "positions; pass the processor's whole output"
+            )
+
+
 @dataclass(frozen=True)
 class VisualFeatures:
     """Vision outputs of a batch, as the language model receives them at its visual positions.
 
     ``flat`` is (visual tokens, hidden), in the order of the prompt: sample by sample, position by
     position. ``outputs`` are the model's own encoder outputs and ``is_modality`` says which rows of
-    ``flat`` belong to which of them.
+    ``flat`` belong to which of them. ``positions``, bool (batch, tokens), is where they stand.
     """
 
     outputs: dict[str, BaseModelOutputWithPooling]
     is_modality: dict[str, Tensor]
     flat: Tensor
+    positions: Tensor
 
     def plus(self, delta: Tensor) -> dict[str, BaseModelOutputWithPooling]:
         """Return fresh encoder outputs whose features are ``flat + delta``, in the model's dtype.
@@ -160,7 +226,8 @@ class VisualFeatures:
         """Return the same features on another device."""
         outputs = {modality: _moved(output, device) for modality, output in self.outputs.items()}
         is_modality = {modality: rows.to(device) for modality, rows in self.is_modality.items()}
-        return VisualFeatures(outputs, is_modality, self.flat.to(device))
+        positions = self.positions.to(device)
+        return VisualFeatures(outputs, is_modality, self.flat.to(device), positions)
 
     def with_features(self, flat: Tensor) -> dict[str, BaseModelOutputWithPooling]:
         """Return fresh encoder outputs that carry ``flat`` (visual tokens, hidden)."""
@@ -177,14 +244,17 @@ class VisualFeatures:
 def visual_features(model: PreTrainedModel, inputs: Inputs) -> VisualFeatures | None:
     """Run the vision tower once and return its features; None when the batch has no pixels.
 
-    ``inputs`` are the processor's whole output.
+    ``inputs`` are the processor's whole output. What each family's tower needs beside the pixels
+    (grids, image sizes) is read from the signature of its own ``get_…_features``, and where the
+    features go is asked of the model.
 
     Raises:
+        UsageError: something of the processor's output is missing (:func:`check_complete`).
         ValueError: the prompt's placeholders and the features do not match in number.
     """
-    masks = placeholder_masks(model, inputs["input_ids"])
+    check_complete(model, inputs)
     outputs = {}
-    for modality in masks:
+    for modality in MODALITIES:
         encode = getattr(model.base_model, f"get_{modality}_features", None)
         if encode is None:
             continue
@@ -195,19 +265,46 @@ def visual_features(model: PreTrainedModel, inputs: Inputs) -> VisualFeatures | 
                 outputs[modality] = encode(**arguments, return_dict=True)
     if not outputs:
         return None
-    visual = torch.stack([masks[modality] for modality in outputs]).any(0)
-    is_modality = {modality: masks[modality][visual] for modality in outputs}
     pieces = {modality: _flattened(output.pooler_output) for modality, output in outputs.items()}
+    placed = {
+        modality: _placed(model, inputs["input_ids"], modality, piece)
+        for modality, piece in pieces.items()
+    }
+    positions = torch.stack(list(placed.values())).any(0)
     some = next(iter(pieces.values()))
-    flat = some.new_zeros(int(visual.sum()), some.shape[-1])
+    is_modality = {modality: mask[positions].to(some.device) for modality, mask in placed.items()}
+    flat = some.new_zeros(int(positions.sum()), some.shape[-1])
     for modality, piece in pieces.items():
-        if int(is_modality[modality].sum()) != len(piece):
-            raise ValueError(
-                f"the prompts hold {int(is_modality[modality].sum())} {modality} tokens, but the "
-                f"vision tower returned {len(piece)} features"
-            )
         flat[is_modality[modality]] = piece
-    return VisualFeatures(outputs, is_modality, flat)
+    return VisualFeatures(outputs, is_modality, flat, positions)
+
+
+def _placed(model: PreTrainedModel, input_ids: Tensor, modality: str, features: Tensor) -> Tensor:
+    """Return where the model itself puts one modality's ``features``: bool (batch, tokens).
+
+    Raises:
+        ValueError: they are not as many as their placeholders.
+    """
+    ask = getattr(model.base_model, "get_placeholder_mask", None)
+    if ask is None:
+        mask = placeholder_masks(model, input_ids)[modality]
+    else:
+        # The embeddings are only asked for their shape and device.
+        shaped = features.new_empty(1).expand(*input_ids.shape, features.shape[-1])
+        given = {"inputs_embeds": shaped, f"{modality}_features": features}
+        try:
+            answer = ask(input_ids, **given)
+        except ValueError:
+            mask = placeholder_masks(model, input_ids)[modality]
+        else:
+            pair = answer if isinstance(answer, tuple) else (answer, answer)
+            mask = pair[MODALITIES.index(modality)][..., 0]
+    if int(mask.sum()) != len(features):
+        raise ValueError(
+            f"the prompts hold {int(mask.sum())} {modality} tokens, but the vision tower returned "
+            f"{len(features)} features"
+        )
+    return mask.to(input_ids.device)
 
 
 def without_pixels(model: PreTrainedModel, inputs: Inputs) -> dict[str, Tensor]:

@@ -230,6 +230,20 @@ def revision_of(model: PreTrainedModel) -> str:
     return f"sha256:{folder_digest(folder)}" if folder is not None and folder.is_dir() else ""
 
 
+def checkpoint_revision(checkpoint: str | Path) -> str:
+    """Return what identifies a checkpoint's weights, as :func:`revision_of`, without loading it.
+
+    Raises:
+        UsageError: there is no checkpoint.
+    """
+    commit = getattr(load_config(checkpoint), "_commit_hash", None)
+    folder = Path(checkpoint)
+    parts = [f"commit:{commit}"] if commit else []
+    if folder.is_dir():
+        parts.append(f"sha256:{folder_digest(folder)}")
+    return "+".join(parts)
+
+
 def folder_digest(folder: Path) -> str:
     """Return 16 hexadecimal digits of the content of a checkpoint's configs and weights."""
     files = sorted(

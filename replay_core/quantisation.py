@@ -23,7 +23,8 @@ def quantized(bits: Quantization, config: PretrainedConfig) -> Any:
     """
     if not is_bitsandbytes_available():
         raise UsageError(
-            f"a base in {bits} needs bitsandbytes, which is not installed: pip install bitsandbytes"
+            f"a base in {bits} needs bitsandbytes, which is not installed: pip install "
+            "'activation-replay[quantised]'"
         )
     from transformers import BitsAndBytesConfig
 

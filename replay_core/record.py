@@ -50,9 +50,12 @@ class ReplayRecord(BaseModel):
     masked_fraction: dict[int, float] = {}
     """Layer → share of the sample's candidates that were matched."""
     changed_fraction: float = 0.0
-    """Share of the visual features' elements that x changed, in the model's dtype."""
+    """Share of the visual features' elements that x changed, in the model's dtype; with injection,
+    of the overwritten activations' elements."""
     feature_norm: float = 0.0
+    """Of the visual features; with injection, of the policy's activations that are overwritten."""
     delta_norm: float = 0.0
+    """Of x; with injection, of base - policy where activations are overwritten."""
     seconds: Seconds = Seconds()
     peak_memory_mb: float | None = None
     """Peak of the accelerator's memory during the batch; None on the CPU."""

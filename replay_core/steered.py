@@ -4,7 +4,6 @@ import contextlib
 import inspect
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,38 +16,21 @@ from replay_core.anatomy import (
     Inputs,
     VisualFeatures,
     check_backward,
+    check_complete,
     visual_features,
     without_pixels,
 )
 from replay_core.config import ReplayConfig
-from replay_core.errors import ReplayError, UsageError
-from replay_core.injection import Injection, Reading, injection_of, read
+from replay_core.errors import UsageError
+from replay_core.injection import Reading, injection_of, read
 from replay_core.padding import attention_mask_of, left_padded
 from replay_core.pair import Pair, frozen
 from replay_core.record import ReplayRecord, Seconds, make_record
 from replay_core.replay import Outcome, ReplayProblem, SampleReplay, descend, describe
+from replay_core.result import ReplayResult, raise_failure
 from replay_core.seeds import stable_seed, token_digest
 from replay_core.targets import ReplayTargets, base_targets, prompt_of, settings_of
 from replay_core.window import Window
-
-
-@dataclass(frozen=True)
-class ReplayResult:
-    """How one batch is steered: by optimised visual tokens, or by direct injection.
-
-    ``delta`` is x, (visual tokens, hidden), in the order of the prompts, 0 where a sample is not
-    steered; None, like ``features``, for a batch without visual tokens, and None with
-    ``method=inject``, which leaves an ``injection``. ``samples`` tells, per sample, what happened.
-    ``seconds`` are the batch's, not yet shared out.
-    """
-
-    delta: Tensor | None
-    features: VisualFeatures | None
-    samples: tuple[SampleReplay, ...]
-    injection: Injection | None = None
-    seconds: Seconds = field(default_factory=Seconds)
-    peak_memory_mb: float | None = None
-    error: str | None = None
 
 
 class Steered:
@@ -137,7 +119,7 @@ class Steered:
         seeds: Sequence[int],
         started: float,
     ) -> ReplayResult:
-        window = Window.of(inputs, self.pair.policy, self.config)
+        window = Window.of(inputs, self.pair.policy, self.config, features)
         home = window.visual.device
         if targets is None:
             shared = features if self.pair.shared_vision else None
@@ -162,7 +144,7 @@ class Steered:
         descent = descend(problem)
         samples = describe(problem, descent)
         if self.config.strict:
-            _raise_failure(samples)
+            raise_failure(samples)
         seconds = Seconds(base=looped - started, loop=time.perf_counter() - looped)
         peak = _peak(self.pair.policy.model.device)
         return ReplayResult(descent.delta, features, samples, seconds=seconds, peak_memory_mb=peak)
@@ -174,7 +156,7 @@ class Steered:
         seeds: Sequence[int],
         started: float,
     ) -> ReplayResult:
-        window = Window.of(inputs, self.pair.policy, self.config)
+        window = Window.of(inputs, self.pair.policy, self.config, features)
         policy = self._reading(self.pair.policy, inputs, features, window)
         with self.pair.as_base():
             shared = features if self.pair.shared_vision else None
@@ -189,7 +171,7 @@ class Steered:
             seeds=seeds,
         )
         if self.config.strict:
-            _raise_failure(samples)
+            raise_failure(samples)
         return ReplayResult(
             None,
             features,
@@ -302,6 +284,7 @@ class Steered:
             "input_ids": continuation,
             "attention_mask": torch.ones_like(continuation),
             "mm_token_type_ids": torch.zeros_like(continuation),
+            "token_type_ids": torch.zeros_like(continuation),
         }.items():
             if name in inputs:
                 inputs[name] = torch.cat([inputs[name], tail.to(inputs[name])], dim=1)
@@ -365,20 +348,20 @@ class Steered:
 def split_arguments(
     anatomy: Anatomy, arguments: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split what ``generate`` takes into the processor's tensors and the generation options."""
+    """Split what ``generate`` takes into the processor's tensors and the generation options.
+
+    Raises:
+        UsageError: something of the processor's output is missing (:func:`check_complete`).
+    """
     forward = inspect.signature(anatomy.model.forward).parameters
-    inputs = {k: v for k, v in arguments.items() if k in forward and isinstance(v, Tensor)}
+    # Some processors leave second_per_grid_ts a list.
+    inputs = {
+        name: value if isinstance(value, Tensor) else torch.tensor(value)
+        for name, value in arguments.items()
+        if name in forward and isinstance(value, Tensor | list)
+    }
+    check_complete(anatomy.model, inputs)
     return inputs, {k: v for k, v in arguments.items() if k not in inputs}
-
-
-def _raise_failure(samples: Sequence[SampleReplay]) -> None:
-    """Raise ReplayError for the first sample whose loop went wrong."""
-    for number, sample in enumerate(samples):
-        if sample.outcome in (Outcome.DIVERGED, Outcome.NON_FINITE):
-            raise ReplayError(
-                f"replay of sample {number} of the batch ended as {sample.outcome.value}: its loss "
-                f"went from {sample.loss_before} to {sample.loss_after}"
-            )
 
 
 def _own(inputs: dict[str, Tensor]) -> dict[str, Tensor]:

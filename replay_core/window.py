@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from replay_core.activations import DecoderCall
-from replay_core.anatomy import Anatomy, Inputs, placeholder_masks
+from replay_core.anatomy import Anatomy, Inputs, VisualFeatures, placeholder_masks
 from replay_core.config import ReplayConfig
 from replay_core.padding import attention_mask_of
 from replay_core.targets import Candidates
@@ -22,15 +22,25 @@ class Window:
     candidates: Candidates
 
     @classmethod
-    def of(cls, inputs: Inputs, anatomy: Anatomy, config: ReplayConfig) -> "Window":
-        """Return the window of left-padded prompts, at least one of which has a candidate."""
-        ids = inputs["input_ids"]
-        visual = torch.stack(
-            [
-                torch.zeros_like(ids, dtype=torch.bool),
-                *placeholder_masks(anatomy.model, ids).values(),
-            ]
-        ).any(0)
+    def of(
+        cls,
+        inputs: Inputs,
+        anatomy: Anatomy,
+        config: ReplayConfig,
+        features: VisualFeatures | None = None,
+    ) -> "Window":
+        """Return the window of left-padded prompts, at least one of which has a candidate.
+
+        Visual tokens are where the model put its ``features``; where these are not yet known, where
+        placeholders stand.
+        """
+        if features is not None:
+            visual = features.positions
+        else:
+            ids = inputs["input_ids"]
+            none = torch.zeros_like(ids, dtype=torch.bool)
+            masks = placeholder_masks(anatomy.model, ids)
+            visual = torch.stack([none, *masks.values()]).any(0)
         candidate = visual if config.positions == "visual" else attention_mask_of(inputs).bool()
         row, column = torch.nonzero(candidate, as_tuple=True)
         group = _images(row, column) if config.maximum == "image" else row

@@ -7,10 +7,13 @@ if TYPE_CHECKING:
 
 _MODELS = "replay_adapters.lmms_eval.models"
 
-# Model name → (chat class, simple class).
-MODEL_NAMES = {
+# Model name → (chat class, simple class where the harness has one).
+MODEL_NAMES: dict[str, tuple[str, str | None]] = {
     "qwen2_vl_replay": ("Qwen2VLReplay", "Qwen2VLReplaySimple"),
     "qwen2_5_vl_replay": ("Qwen25VLReplay", "Qwen25VLReplaySimple"),
+    "qwen3_vl_replay": ("Qwen3VLReplay", "Qwen3VLReplaySimple"),
+    "internvl_hf_replay": ("InternVLHfReplay", None),
+    "llava_hf_replay": ("LlavaHfReplay", "LlavaHfReplaySimple"),
 }
 
 
@@ -27,7 +30,7 @@ def manifests() -> "list[ModelManifest]":
         ModelManifest(
             model_id=name,
             chat_class_path=f"{_MODELS}.{chat}",
-            simple_class_path=f"{_MODELS}.{simple}",
+            simple_class_path=None if simple is None else f"{_MODELS}.{simple}",
         )
         for name, (chat, simple) in MODEL_NAMES.items()
     ]

@@ -10,20 +10,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+from replay_adapters.command import check_transformers, refuse
 from replay_adapters.lmms_eval import MODEL_NAMES
 
-BAD_INPUT, FAILED = 2, 1
+PROGRAM = "lmms_eval"
+FAILED = 1
 
 
 def main() -> None:
     """Run lmms-eval's command line on ``sys.argv``; exit with 2 on bad input, 1 on a failure."""
-    _check_versions()
+    check_transformers(PROGRAM, "lmms-eval")
     from replay_core import UsageError
 
     try:
         _check_early(sys.argv[1:])
     except UsageError as error:
-        _refuse(error)
+        refuse(PROGRAM, error)
     import lmms_eval.__main__ as harness
     from lmms_eval.cli import dispatch
 
@@ -33,21 +35,6 @@ def main() -> None:
     if failures:
         print(f"lmms_eval: failed: {'; '.join(failures)}", file=sys.stderr)
         sys.exit(FAILED)
-
-
-def _check_versions() -> None:
-    """Say in one sentence when transformers is older than the doors we use."""
-    from importlib.metadata import version
-
-    from packaging.version import Version
-
-    found, needed = version("transformers"), "5.18"
-    if Version(found) < Version(needed):
-        _refuse(
-            f"transformers {found} is installed, but {needed} or newer is needed; make a fresh "
-            "environment with: python -m venv .venv && .venv/bin/pip install "
-            "'activation-replay[lmms-eval]'"
-        )
 
 
 def _check_early(argv: list[str]) -> None:
@@ -83,11 +70,11 @@ def _noting(evaluate: Any, failures: list[str]) -> Any:
 
         started = time.time()
         if args.tasks is None:
-            _refuse("--tasks is missing; `lmms_eval --tasks list` shows what there is")
+            refuse(PROGRAM, "--tasks is missing; `lmms_eval --tasks list` shows what there is")
         try:
             outcome = evaluate(args)
         except UsageError as error:
-            _refuse(error)
+            refuse(PROGRAM, error)
         except Exception as error:
             failures.append(_told(error))
             raise
@@ -109,11 +96,6 @@ def _written(output_path: str, since: float) -> bool:
     """Return whether a results file younger than ``since`` stands below the output path."""
     found = Path(output_path).rglob("*_results.json")
     return any(path.stat().st_mtime >= since - 1 for path in found)
-
-
-def _refuse(reason: object) -> None:
-    print(f"lmms_eval: {reason}", file=sys.stderr)
-    sys.exit(BAD_INPUT)
 
 
 if __name__ == "__main__":

@@ -5,23 +5,25 @@ import inspect
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 from accelerate import PartialState
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import gather_object
 from loguru import logger
-from transformers import PretrainedConfig
 
+from replay_adapters.answering import Answering, already_loaded, identity_of, load_for_method
 from replay_adapters.book import RecordBook, report, totals
 from replay_adapters.lmms_eval import patches
-from replay_adapters.lmms_eval.watch import Answering, Key, WatchedTasks
-from replay_adapters.options import Settings, check_checkpoints, resolve
+from replay_adapters.lmms_eval.journal import Journal
+from replay_adapters.lmms_eval.repeats import in_groups, key_of
+from replay_adapters.lmms_eval.watch import Key, WatchedTasks, brought_back, escaping
+from replay_adapters.options import check_checkpoints, resolve
 from replay_adapters.protocol import edited_request
-from replay_core import Pair, ReplayRecord, Steered, UsageError, load_pair, make_pair
-from replay_core.adapter import adapted_base
-from replay_core.pair import load_model
-from replay_core.record import answer_fields, library_versions
+from replay_core import ReplayRecord, Steered, UsageError
+from replay_core.recent import Recent
+from replay_core.record import answer_fields
+from replay_core.sampling import SeededRows
 from replay_core.seeds import stable_seed
 from replay_core.steered import split_arguments
 
@@ -34,44 +36,62 @@ class ReplayMixin:
     """
 
     parent_name: ClassVar[str]
-    model_type: ClassVar[str]
+    model_types: ClassVar[tuple[str, ...]]
     default_dtype: ClassVar[str] = "auto"
+    # What the class calls the number of frames, and whether it writes its own system message.
+    frames_argument: ClassVar[str] = "max_num_frames"
+    writes_system_prompt: ClassVar[bool] = False
     is_simple: bool
     task_dict: Any
     command_line_generation: frozenset[str] = frozenset()
+    _repeated: bool = False
 
     def __init__(self, **arguments: Any) -> None:
         self.settings = resolve(arguments)
         config = check_checkpoints(self.settings)
-        if config.model_type != self.model_type:
+        if config.model_type not in self.model_types:
             raise UsageError(
                 f"{self.settings.pair.policy} is a {config.model_type} checkpoint, which this "
-                f"--model name does not take (allowed: {self.model_type})"
+                f"--model name does not take (allowed: {', '.join(self.model_types)})"
             )
         rest = dict(self.settings.rest)
+        if self.settings.protocol.max_num_frames is not None and "max_num_frames" in rest:
+            rest[self.frames_argument] = rest.pop("max_num_frames")
         self._refuse_unknown(rest)
         device = str(rest.pop("device", None) or PartialState().device)
         device_map = rest.pop("device_map", None) or device
         loading = {"device_map": device_map, "dtype": self.settings.dtype or self.default_dtype}
         flash = "flash_attention_2" if rest.get("use_flash_attention_2") else None
         loading["attn_implementation"] = rest.pop("attn_implementation", flash)
-        self.pair: Any = _load(self.settings, config, loading)
+        self.pair: Any = load_for_method(self.settings, config, loading)
         self.steered: Any = Steered(self.pair, self.settings.config)
+        self.recent = Recent(self.steered)
         self.book = RecordBook()
-        self.identity = {
-            "policy_revision": self.pair.policy_revision,
-            "base_revision": self.pair.base_revision,
-            "versions": library_versions(),
-        }
+        self.identity = identity_of(self.pair)
+        path = self.settings.journal
+        rank = PartialState().process_index
+        self.journal = Journal(path, self.fingerprint(), rank) if path else None
         self._batch: list[Key] = []
-        with patches.already_loaded(self.pair.policy.model):
-            source = self.settings.pair.processor or self.settings.pair.policy
+        with already_loaded(self.pair.policy.model):
+            source = self.settings.processor_source
             super().__init__(pretrained=source, device=device, device_map=device_map, **rest)  # type: ignore[call-arg]
-        self._answering: Any = Answering(self.pair.policy.model, self._generate)
-        if self.settings.protocol.system_prompt is not None:
-            self.system_prompt = self.settings.protocol.system_prompt
+        self._answering: Any = Answering(self.pair.policy.model, escaping(self._generate))
+        self._take_system_prompt()
         patches.install(self)
         logger.info(f"replay: {self.settings.summary()}")
+
+    def _take_system_prompt(self) -> None:
+        """Give the protocol's system prompt to a class that writes it into the prompt itself."""
+        prompt = self.settings.protocol.system_prompt
+        if prompt is None or not (self.is_simple or self.writes_system_prompt):
+            return
+        if not hasattr(self, "system_prompt"):
+            raise UsageError(
+                f"the pair {self.settings.pair.name} has a system prompt, for which lmms-eval's "
+                f"simple class of {self.parent_name} has no place; take its chat class (without "
+                "--force_simple), or replay_protocol=task"
+            )
+        self.system_prompt = prompt
 
     def _refuse_unknown(self, arguments: Collection[str]) -> None:
         """Name a model argument that lmms-eval's class does not have, before it asserts so."""
@@ -99,13 +119,21 @@ class ReplayMixin:
                 self.settings.protocol,
                 chat=not self.is_simple,
                 command_line=self.command_line_generation,
+                writes_system_prompt=self.writes_system_prompt,
             )
             for request in requests
         ]
-        clones = Counter(_key(request) for request in requests if _evens_out_ranks(request))
-        asked = Counter(_key(request) for request in requests) - clones
+        clones = Counter(key_of(request) for request in requests if _evens_out_ranks(request))
+        asked = Counter(key_of(request) for request in requests) - clones
+        answers: list[Any] = [None] * len(requests)
+        groups = in_groups(edited, int(self.batch_size), chat=not self.is_simple)
+        self._repeated = len(groups) > 1
         with self._watching(asked):
-            return super().generate_until(edited)  # type: ignore[misc]
+            for group in groups:
+                given = super().generate_until([edited[index] for index in group])  # type: ignore[misc]
+                for index, answer in zip(group, given, strict=True):
+                    answers[index] = answer
+        return answers
 
     def generate_until_multi_round(self, requests: list[Any]) -> list[Any]:
         """Answer a task's rounds, each with a record, in the prompt that the task gives it."""
@@ -124,18 +152,33 @@ class ReplayMixin:
         tasks = self.task_dict
         self.task_dict = WatchedTasks(tasks, self._batch)
         try:
-            yield
+            with brought_back():
+                yield
         finally:
             self.task_dict = tasks
             self._batch.clear()
+            self.recent.forget()
+
+    def _take_batch(self, size: int) -> list[Key]:
+        """Return the documents of the ``size`` prompts that are answered now.
+
+        A class may look up the next batch's documents meanwhile (simple qwen3_vl does, in a
+        thread); a multi-round task's last round looks its document up for nothing.
+        """
+        if self._asked is None:
+            keys = self._batch[-size:]
+            self._batch.clear()
+        else:
+            keys = self._batch[:size]
+            del self._batch[:size]
+        if len(keys) != size:
+            raise RuntimeError(f"{size} prompts came with {len(keys)} documents: {keys}")
+        return keys
 
     def _generate(self, **arguments: Any) -> Any:
         """Stand in for ``model.generate`` on the batch whose documents were just looked up."""
         prompt = arguments["input_ids"]
-        keys = self._batch[-len(prompt) :]  # a task's last round looks its document up for nothing
-        self._batch.clear()
-        if len(keys) != len(prompt):
-            raise RuntimeError(f"{len(prompt)} prompts came with {len(keys)} documents: {keys}")
+        keys = self._take_batch(len(prompt))
         repeats = []
         for key in keys:
             repeats.append(self._repeats[key])
@@ -143,23 +186,41 @@ class ReplayMixin:
         seed = self.settings.config.seed
         seeds = [stable_seed(seed, *key, n) for key, n in zip(keys, repeats, strict=True)]
         inputs, generation = split_arguments(self.pair.policy, arguments)
-        result = self.steered.optimise(inputs, seeds=seeds)
-        if generation.get("do_sample"):
-            set_seed(stable_seed(*seeds))
-        started = time.perf_counter()
-        if self.settings.config.method in ("replay", "inject"):
-            output = self.steered.decode(inputs, result, **generation)
-        else:
-            output = self.steered.generate(**arguments)
-        seconds = time.perf_counter() - started
-        new = output[:, prompt.shape[1] :]
-        answers = answer_fields(new, {generation["eos_token_id"]}, generation["max_new_tokens"])
-        fields = [{**answer, "seed": s} for answer, s in zip(answers, seeds, strict=True)]
-        records = self.steered.records(result, decode_seconds=seconds, answers=fields)
+        kept = self.journal.key(inputs, generation, seeds) if self.journal else ""
+        found = self.journal.find(kept, prompt) if self.journal else None
+        if found is None:
+            # x is the document's, whichever of its answers this is.
+            own = [stable_seed(seed, *key, 0) for key in keys]
+            found = self._answer(arguments, own, seeds)
+            if self.journal:
+                self.journal.keep(kept, found[0][:, prompt.shape[1] :], found[1])
+        output, records = found
         for key, repeat, record in zip(keys, repeats, records, strict=True):
             if self._asked is None or repeat < self._asked[key]:
                 self.book.add(*key, record)
         return output
+
+    def _answer(
+        self, arguments: dict[str, Any], own: list[int], seeds: list[int]
+    ) -> tuple[Any, list[ReplayRecord]]:
+        """Return what ``generate`` returns for a batch, and its records.
+
+        ``own`` are the documents' seeds, ``seeds`` those of the answers that are asked now.
+        """
+        inputs, generation = split_arguments(self.pair.policy, arguments)
+        optimise = self.recent.optimise if self._repeated else self.steered.optimise
+        result = optimise(inputs, seeds=own)
+        started = time.perf_counter()
+        with SeededRows(seeds) if generation.get("do_sample") else nullcontext():
+            if self.settings.config.method in ("replay", "inject"):
+                output = self.steered.decode(inputs, result, **generation)
+            else:
+                output = self.steered.generate(**arguments)
+        seconds = time.perf_counter() - started
+        new = output[:, inputs["input_ids"].shape[1] :]
+        answers = answer_fields(new, {generation["eos_token_id"]}, generation["max_new_tokens"])
+        fields = [{**answer, "seed": seed} for answer, seed in zip(answers, seeds, strict=True)]
+        return output, self.steered.records(result, decode_seconds=seconds, answers=fields)
 
     def summary(self) -> dict[str, Any]:
         """Return settings and totals of the whole run, over all processes, and log them."""
@@ -177,33 +238,10 @@ class ReplayMixin:
 
     def clean(self) -> None:
         """Let go of both models, which the harness wants gone before it scores."""
-        self._answering = self.steered = self.pair = None
+        self._answering = self.steered = self.recent = self.pair = None
         super().clean()  # type: ignore[misc]
-
-
-def _key(request: Any) -> Key:
-    return request.task_name, request.doc_id
 
 
 def _evens_out_ranks(request: Any) -> bool:
     """Return whether the harness added a request only to give all processes equally many."""
     return bool(request.metadata.get("__padding_only__"))
-
-
-def _load(settings: Settings, config: PretrainedConfig, loading: dict[str, Any]) -> Pair:
-    """Load what the method needs: one model for ``none`` and ``base``, else both."""
-    files, method = settings.pair, settings.config.method
-    adapted = adapted_base(files.policy) is not None
-    if method in ("replay", "inject") or (adapted and method == "none"):
-        layers = settings.config.layer_indices(config.get_text_config().num_hidden_layers)
-        return load_pair(
-            files.policy,
-            files.base,
-            base_layers=max(layers) + 1,
-            base_device_map=settings.base_device,
-            base_quantization=settings.base_quantization,
-            name=files.name,
-            **loading,
-        )
-    alone = load_model(files.base if method == "base" else files.policy, **loading)
-    return make_pair(alone, alone, name=files.name)

@@ -4,20 +4,17 @@ Every patch passes through unless one of our models is being evaluated. A test n
 symbol when upstream changes it.
 """
 
-import contextlib
 import functools
 import importlib
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from replay_adapters.lmms_eval import MODEL_NAMES
 from replay_adapters.resources import resource
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from replay_adapters.lmms_eval.mixin import ReplayMixin
 
 _MARK = "_activation_replay"
@@ -136,6 +133,9 @@ def write_records() -> None:
             processed = original(item, task=task, **arguments)
             if _current is not None and processed.logged_sample is not None:
                 processed.logged_sample["replay"] = _current.book.of(task.config.task, item[0])
+                answers = [list(request.resps) for request in item[2]]
+                if any(len(given) > 1 for given in answers):  # of which filters leave one
+                    processed.logged_sample["replay_answers"] = answers
             return processed
 
         return process
@@ -161,21 +161,6 @@ def write_records() -> None:
 
     _once(evaluator, "_process_document_results", wrap_document)
     _once(evaluator, "evaluate", wrap_evaluate)
-
-
-@contextlib.contextmanager
-def already_loaded(model: "PreTrainedModel") -> Iterator[None]:
-    """Let a harness class's constructor take ``model`` instead of loading one.
-
-    Upstream's Qwen classes load the policy themselves, with a hard-coded dtype: a second copy of it
-    beside the pair's.
-    """
-    kind: Any = type(model)
-    kind.from_pretrained = classmethod(lambda cls, *args, **kwargs: model)
-    try:
-        yield
-    finally:
-        del kind.from_pretrained  # uncovers the inherited one
 
 
 def _generation_keys(cli_args: Any) -> frozenset[str]:

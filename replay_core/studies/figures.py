@@ -2,13 +2,56 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from replay_core.studies.paired import PairedComparison
 
 BLUE, GREY, GREEN, RED = "#2962a6", "#b8bec6", "#2e8b57", "#c0392b"
+PALETTE = ("#6b7280", BLUE, GREEN, RED, "#d08a1d", "#7a4fa3", "#1b9aaa", "#8c564b")
+
+
+def canvas(width: float, height: float, columns: int = 1, **how: Any) -> tuple[Figure, list[Axes]]:
+    """Return a figure of ``width`` x ``height`` inches with a row of axes; needs no display."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, columns, squeeze=False, **how)
+    row: list[Axes] = list(axes[0])
+    for one in row:
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, row
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write the figure as a PNG of 150 dots per inch, without the time in it."""
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def forest(
+    path: str | Path,
+    rows: Sequence[tuple[str, float, float, float]],
+    *,
+    title: str,
+    xlabel: str,
+) -> None:
+    """Draw (label, estimate, low, high) as points with intervals around a line at 0."""
+    figure, (axes,) = canvas(7.2, 1.4 + 0.3 * len(rows))
+    for y, (_, estimate, low, high) in enumerate(rows):
+        clear = low > 0 or high < 0
+        colour = (GREEN if estimate > 0 else RED) if clear else "#6b7280"
+        axes.plot((low, high), (y, y), color=colour, linewidth=2, solid_capstyle="round")
+        axes.plot(estimate, y, "o", color=colour, markersize=5)
+    axes.axvline(0, color=GREY, linewidth=1, zorder=0)
+    axes.set_yticks(range(len(rows)), [label for label, *_ in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set(xlabel=xlabel)
+    figure.suptitle(title, fontsize=10)
+    axes.grid(axis="x", color="#eceff3")
+    axes.set_axisbelow(True)
+    save(figure, path)
 
 
 def run_picture(

@@ -12,6 +12,7 @@ of certainty that Activation Replay selects on.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -268,3 +269,23 @@ def score(response: str, answer: str) -> float:
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """Score one response; the task reports the mean of `accuracy`."""
     return {"accuracy": score(results[0], doc["answer"])}
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """The unbiased estimate of pass@k from n answers, `correct` of them right.
+
+    1 - C(n - correct, k) / C(n, k): one minus the chance that k answers drawn from the n are all
+    wrong (Chen et al. 2021, arXiv 2107.03374). In [0, 1]; needs k <= n.
+    """
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def process_samples(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+    """Score all answers to one document: `pass@k` for k = 1, 2, 4, 8 as far as there are answers.
+
+    `results` are the answers that the filter `take_first_k` lets through: lmms-eval hands the list
+    itself on, not a list that holds it.
+    """
+    scores = [score(response, doc["answer"]) for response in results]
+    n, correct = len(scores), int(sum(scores))
+    return {f"pass@{k}": pass_at_k(n, correct, k) for k in (1, 2, 4, 8) if k <= n}

@@ -163,3 +163,55 @@ def test_checkpoints_are_checked_before_weights_are_read(tiny_pairs, tmp_path):
         check_checkpoints(resolve(too_deep))
     with pytest.raises(UsageError, match="is not a checkpoint that transformers can load"):
         check_checkpoints(resolve({"pretrained": str(tmp_path), "replay_base": str(pair.base)}))
+
+
+def test_thresholds_are_read_from_a_file(tmp_path):
+    path = tmp_path / "thresholds.json"
+    path.write_text('{"thresholds": {"0": 1.25, "2": 2.5}, "n": 9}')
+    config = resolve({**PAIR, "replay_thresholds": str(path)}).config
+    assert config.fixed_thresholds == {0: 1.25, 2: 2.5}
+    assert config.layer_indices(28) == (0, 2)
+
+
+@pytest.mark.parametrize("content", ["[1]", "no json", '{"thresholds": {"a": 1}}', "{}"])
+def test_a_file_without_thresholds_is_refused(tmp_path, content):
+    path = tmp_path / "thresholds.json"
+    path.write_text(content)
+    assert f"{path} holds no entropies per layer" in refusal(
+        {**PAIR, "replay_thresholds": str(path)}
+    )
+
+
+def test_a_missing_file_of_thresholds_is_refused():
+    text = refusal({**PAIR, "replay_thresholds": "nowhere.json"})
+    assert "replay_thresholds=nowhere.json is not allowed (allowed: dynamic, release, or" in text
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        (
+            "base_quantization",
+            "2bit",
+            "replay_base_quantization=2bit is not allowed (allowed: 8bit",
+        ),
+        ("base_device", "gpu7", "replay_base_device=gpu7 is not allowed (allowed: cpu, cuda"),
+    ],
+)
+def test_where_the_base_is_held_is_checked(option, value, message):
+    assert message in refusal({**PAIR, f"replay_{option}": value})
+    good = {"base_quantization": "4bit", "base_device": "cuda:1"}[option]
+    assert getattr(resolve({**PAIR, f"replay_{option}": good}), option) == good
+
+
+def test_injection_has_a_preset_of_its_own(tmp_path):
+    path = tmp_path / "pair.yaml"
+    path.write_text(
+        "policy: a/b\nbase: c/d\nreplay: {layers: 16, step_size: 40}\n"
+        "inject: {boundary: reference, layers: 5}\n"
+    )
+    replayed = resolve({"pair": str(path)}).config
+    injected = resolve({"pair": str(path), "replay_method": "inject"}).config
+    assert (replayed.layers, replayed.step_size) == (16, 40)
+    assert (injected.layers, injected.step_size, injected.positions) == (5, 10, "input")
+    assert injected.thresholds == "release"

@@ -28,8 +28,13 @@ def test_an_unknown_pair_names_the_nearest():
         ("policy: [", "is not YAML"),
         ("- a\n- b\n", "holds list, not a mapping"),
         ("policy: a\n", "base is missing"),
-        ("policy: a\nbase: b\nsuffix: c\n", "suffix is not known (allowed: name, policy, base"),
+        ("policy: a\nbase: b\nsuffix: c\n", "suffix is not known (allowed: name, display, policy"),
         ("policy: a\nbase: b\nprotocol: {min_pixels: -1}\n", "protocol"),
+        ("policy: a\nbase: b\nprotocol: {question_template: Why}\n", "0 times {Question} instead"),
+        (
+            "policy: a\nbase: b\nprotocol: {question_type: x, type_suffixes: {y: z}}\n",
+            "question_type=x has no suffix (allowed: y)",
+        ),
     ],
 )
 def test_a_malformed_pair_file_is_refused_in_one_sentence(tmp_path, content, told):

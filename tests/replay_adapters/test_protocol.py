@@ -1,7 +1,12 @@
 import copy
 
 from replay_adapters.pairs import Protocol
-from replay_adapters.protocol import edit_generation, edit_messages, edited_arguments
+from replay_adapters.protocol import (
+    edit_generation,
+    edit_messages,
+    edit_question,
+    edited_arguments,
+)
 
 QUESTION = [
     {
@@ -60,3 +65,25 @@ def test_chat_and_simple_requests_carry_the_same_edits():
         ("How many?", {}, len, 3, "task", "test"), protocol, chat=False, command_line=()
     )
     assert simple == ("How many? Box it.", {"max_new_tokens": 9}, len, 3, "task", "test")
+
+
+def test_a_question_stands_in_its_template_with_its_suffixes_behind():
+    protocol = Protocol(
+        question_template="Q: {Question}\nThink of {things}.",
+        type_suffixes={"number": " A number.", "letter": " A letter."},
+        question_type="letter",
+        user_suffix=" Box it.",
+    )
+    expected = "Q: Why {Question}?\nThink of {things}. A letter. Box it."
+    assert edit_question("Why {Question}?", protocol) == expected
+    assert edit_question("Why?", Protocol()) == "Why?"
+    user = edit_messages(QUESTION, protocol)[-1]
+    assert user["content"][-1]["text"] == ("Q: How many?\nThink of {things}. A letter. Box it.")
+
+
+def test_where_the_class_writes_the_system_prompt_there_is_none_in_the_messages():
+    messages = [{"role": "system", "content": "Old."}, *QUESTION]
+    edited = edit_messages(messages, Protocol(system_prompt="New."), writes_system_prompt=True)
+    assert [message["role"] for message in edited] == ["user"]
+    kept = edit_messages(messages, Protocol(), writes_system_prompt=True)
+    assert [message["role"] for message in kept] == ["system", "user"]

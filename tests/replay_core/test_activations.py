@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from replay_core import UsageError
 from replay_core.activations import DecoderCall, decoder_call
 from replay_core.anatomy import visual_features
-from tests.replay_core.helpers import Loaded, counted, state_of
+from tests.replay_core.helpers import Loaded, counted, hooked, state_of
 from tests.support import oracle
 
 LAYERS = (0, 2, 4)
@@ -132,3 +133,24 @@ def test_a_window_passes_gradients_as_the_whole_does(loaded: Loaded) -> None:
         (gradient,) = torch.autograd.grad(hidden.square().sum(), embeds)
         gradients.append(gradient[:, columns])
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-2)
+
+
+def test_features_that_are_changed_on_their_way_are_refused(one: Loaded) -> None:
+    """A model that scales its embeddings inside would get another x in the loop than at the end."""
+
+    def scaled(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        return args, {**kwargs, "inputs_embeds": 2 * kwargs["inputs_embeds"]}
+
+    inputs = one.batch("one_image")
+    features = visual_features(one.policy, inputs)
+    hook = one.policy.get_decoder().register_forward_pre_hook(scaled, with_kwargs=True)
+    with hooked([hook]), pytest.raises(UsageError, match="do not reach the text decoder as its"):
+        decoder_call(one.pair.policy, inputs, features)
+
+
+def test_a_call_with_an_unknown_tensor_is_not_cut(one: Loaded) -> None:
+    call = whole_call(one, one.batch("one_image"))
+    odd = replace(call, arguments={**call.arguments, "per_layer_inputs": torch.ones(1, 58, 4)})
+    assert odd.window(20, 35, 1) is odd
+    plain_setting = replace(call, arguments={**call.arguments, "output_attentions": False})
+    assert plain_setting.window(20, 35, 1) is not plain_setting

@@ -5,16 +5,25 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForImageTextToText,
+    Gemma3Config,
+    PaliGemmaConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
-from replay_core import UsageError
+from replay_core import Steered, UsageError
 from replay_core.anatomy import (
     anatomy_of,
+    check_complete,
     check_doors,
     placeholder_masks,
     visual_features,
     without_pixels,
 )
+from replay_core.steered import split_arguments
 from tests.replay_core.helpers import Loaded, doubled_logits, from_nowhere, hooked, state_of
 from tests.support import oracle
 
@@ -84,6 +93,82 @@ def test_a_head_that_is_more_than_its_weights_is_refused(one: Loaded) -> None:
     hook = one.policy.lm_head.register_forward_hook(lambda module, args, output: 2 * output)
     with hooked([hook]), pytest.raises(UsageError, match="its logits are not head"):
         check_doors(one.pair.policy)
+
+
+TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 300,
+}
+VISION = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 7,
+}
+
+
+def anatomy_from(config: PretrainedConfig) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return anatomy_of(AutoModelForImageTextToText.from_config(config).eval())
+
+
+def test_capped_logits_are_refused_with_their_cap_however_small_they_are() -> None:
+    """At these logits the cap moves them by less than 1e-4: no tolerance would tell."""
+    text = {**TEXT, "model_type": "gemma2", "final_logit_softcapping": 30.0}
+    anatomy = anatomy_from(
+        PaliGemmaConfig(
+            text_config=text, vision_config=VISION, image_token_index=290, projection_dim=64
+        )
+    )
+    with pytest.raises(UsageError, match=r"its config has final_logit_softcapping=30\.0"):
+        check_doors(anatomy)
+
+
+def test_a_decoder_that_looks_ahead_is_refused() -> None:
+    text = {**TEXT, "use_bidirectional_attention": True}
+    anatomy = anatomy_from(
+        Gemma3Config(
+            text_config=text, vision_config=VISION, mm_tokens_per_image=16, image_token_index=290
+        )
+    )
+    with pytest.raises(UsageError, match="its text decoder is not causal"):
+        check_doors(anatomy)
+
+
+@pytest.mark.parametrize(
+    ("batch", "lost"), [("clip", "second_per_grid_ts"), ("one_image", "mm_token_type_ids")]
+)
+def test_what_the_processor_gave_must_arrive_whole(load: Any, batch: str, lost: str) -> None:
+    loaded = load("qwen2_5_vl")
+    inputs = dict(loaded.batch(batch))
+    check_complete(loaded.policy, inputs)
+    with torch.no_grad():
+        whole = loaded.policy(**inputs).logits
+    del inputs[lost]
+    with torch.no_grad():
+        assert not torch.allclose(loaded.policy(**inputs).logits, whole, atol=1e-2)
+    for read in (visual_features, check_complete):
+        with pytest.raises(UsageError, match=f"came without {lost}, without which Qwen2_5_VL"):
+            read(loaded.policy, inputs)
+    with pytest.raises(UsageError, match=lost):
+        Steered(loaded.pair).generate(**inputs, max_new_tokens=1)
+    with pytest.raises(UsageError, match=lost):
+        split_arguments(loaded.pair.policy, inputs)
+
+
+def test_qwen2_vl_needs_no_seconds(load: Any) -> None:
+    loaded = load("qwen2_vl")
+    assert "second_per_grid_ts" not in loaded.batch("clip")
+    check_complete(loaded.policy, loaded.batch("clip"))
 
 
 def test_placeholders_stand_where_the_token_types_say(loaded: Loaded) -> None:

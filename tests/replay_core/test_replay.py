@@ -14,6 +14,7 @@ from replay_core.activations import DecoderCall
 from replay_core.anatomy import VisualFeatures
 from replay_core.errors import ReplayError
 from replay_core.replay import ROUNDING_FLOOR, ReplayProblem, SampleReplay, descend, describe
+from replay_core.selection import low_mask
 from replay_core.targets import Candidates, LayerTarget
 from tests.replay_core.helpers import (
     Loaded,
@@ -29,6 +30,7 @@ from tests.replay_core.helpers import (
     stable,
     told,
 )
+from tests.support import oracle, tiny
 
 CLOSE = 1e-4  # of the norm: float32, 25 steps in a stable regime
 
@@ -493,7 +495,7 @@ class Toy(ReplayProblem):
 def toy(config: ReplayConfig, *, curve: Any, slope: Any, start: Any, tokens: int = 1) -> Toy:
     samples = len(curve)
     each = torch.arange(samples)
-    features = VisualFeatures({}, {}, torch.ones(samples, 2))
+    features = VisualFeatures({}, {}, torch.ones(samples, 2), torch.ones(samples, 1).bool())
     target = LayerTarget(each, torch.zeros(samples, 1), None)
     targets = ReplayTargets({0: target}, {0: torch.ones(samples)}, "", "")
     candidates = Candidates(each, each, each, torch.full((samples,), tokens))
@@ -645,3 +647,78 @@ def test_the_loop_ends_when_every_sample_has() -> None:
 def test_an_unmatched_sample_is_a_sample_without_losses() -> None:
     sample = SampleReplay("off")
     assert (sample.loss_before, sample.steps) == (None, 0)
+
+
+@pytest.mark.parametrize("boundary", ["aligned", "reference"])
+def test_a_maximum_per_image_is_the_oracles(loaded: Loaded, boundary: str) -> None:
+    inputs = loaded.batch("two_images")
+    config = stable(boundary, maximum="image", threshold=0.8, steps=3)
+    slow = oracle.oracle_replay(
+        loaded.policy,
+        loaded.base,
+        inputs,
+        boundary=boundary,
+        top_k=50,
+        maximum_over="image",
+        **{**vars(tiny.STABLE[boundary]), "threshold": 0.8, "steps": 3},
+    )
+    steered = Steered(loaded.pair, config)
+    (mine,) = masks_of(steered.targets(inputs), owner_of(inputs))
+    for layer, mask in slow.masks.items():
+        assert torch.equal(mine[layer], mask)
+    assert gap(steered.optimise(inputs).delta, slow.delta) < 1e-4
+    whole = stable(boundary, threshold=0.8)
+    (one,) = masks_of(Steered(loaded.pair, whole).targets(inputs), owner_of(inputs))
+    assert any(not torch.equal(one[layer], mine[layer]) for layer in mine)
+
+
+def test_images_of_different_rows_have_maxima_of_their_own(one: Loaded) -> None:
+    # Row 2's first image begins in the column behind which row 0's only one may end.
+    config, batch = stable(maximum="image"), one.batch("mixed")
+    together = masks_of(Steered(one.pair, config).targets(batch), owner_of(batch))
+    for row in (0, 2):
+        single = one.singles("mixed")[row]
+        (alone,) = masks_of(Steered(one.pair, config).targets(single), owner_of(single))
+        assert all(torch.equal(together[row][layer], alone[layer]) for layer in alone)
+
+
+@pytest.mark.parametrize("boundary", ["aligned", "reference"])
+def test_fixed_thresholds_are_the_oracles(loaded: Loaded, boundary: str) -> None:
+    inputs = loaded.batch("two_images")
+    fixed = {0: 2.2, 1: 2.8, 2: 3.1}
+    clean = judge(loaded, inputs, stable(boundary, steps=0))
+    strict = boundary == "reference"
+    wanted = {
+        layer: values < fixed[layer] if strict else values <= fixed[layer]
+        for layer, values in clean.entropies.items()
+    }
+    config = stable(boundary, thresholds=fixed, steps=3)
+    slow = judge(loaded, inputs, stable(boundary, steps=3), wanted)
+    assert any(mask.any() and not mask.all() for mask in wanted.values())
+    assert gap(run(loaded, inputs, config).delta, slow.delta) < 1e-4
+
+
+def test_a_fixed_threshold_is_reached_by_equal_entropies_in_aligned_only(one: Loaded) -> None:
+    entropies, group = torch.tensor([1.0, 2.0]), torch.zeros(2, dtype=torch.long)
+    for boundary, expected in (("aligned", [True, True]), ("reference", [True, False])):
+        config = stable(boundary, thresholds={0: 2.0})
+        assert low_mask(entropies, group, 0, config).tolist() == expected
+
+
+def test_steps_by_tokens_are_published_ones_times_n_squared(loaded: Loaded) -> None:
+    inputs = loaded.batch("one_image")
+    n = int((inputs["mm_token_type_ids"] > 0).sum())
+    config = stable(steps=3)
+    slow = judge(loaded, inputs, config)
+    scaled = stable(steps=3, step_scaling="tokens", step_size=config.step_size / n**2)
+    assert gap(run(loaded, inputs, scaled).delta, slow.delta) < 1e-4
+
+
+def test_steps_by_tokens_count_each_samples_own(one: Loaded) -> None:
+    batch, singles = one.batch("mixed"), one.singles("mixed")
+    config = stable(steps=2, step_scaling="tokens", step_size=3e-3)
+    together = rows_of(run(one, batch, config))
+    for row in (0, 2):
+        torch.testing.assert_close(
+            together[row], run(one, singles[row], config).delta, atol=1e-4, rtol=1e-3
+        )

@@ -92,3 +92,24 @@ def test_random_follows_its_generator_and_not_the_entropies() -> None:
 @pytest.mark.parametrize("how", ["low", "high", "all", "random"])
 def test_a_sample_without_candidates_is_no_obstacle(how: str) -> None:
     assert chosen([(0, 1.0), (2, 3.0)], how, 0.5).shape == (2,)
+
+
+@often
+@given(ENTROPIES, THRESHOLDS, st.integers(0, 1000))
+def test_matched_arms_take_the_smaller_number_of_low_and_high(
+    pairs: list[tuple[int, float]], threshold: float, seed: int
+) -> None:
+    entropies, owner = tensors(pairs)
+    low = chosen(pairs, "low", threshold)
+    lowest, highest, drawn = (
+        chosen(pairs, f"matched_{arm}", threshold, seed) for arm in ("low", "high", "random")
+    )
+    for sample in range(SAMPLES):
+        mine = owner == sample
+        count = int(min(low[mine].sum(), (~low)[mine].sum()))
+        for arm in (lowest, highest, drawn):
+            assert arm[mine].sum() == count
+        ordered = entropies[mine].sort().values
+        assert torch.equal(entropies[mine][lowest[mine]].sort().values, ordered[:count])
+        top = ordered[len(ordered) - count :]
+        assert torch.equal(entropies[mine][highest[mine]].sort().values, top)

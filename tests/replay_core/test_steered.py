@@ -430,6 +430,16 @@ def test_arguments_are_split_by_what_the_forward_takes(one: Loaded) -> None:
     assert generation.keys() == options.keys()
 
 
+def test_seconds_that_came_as_a_list_are_an_input_too(one: Loaded) -> None:
+    batch = dict(one.batch("clip"))
+    seconds = batch["second_per_grid_ts"]
+    inputs, generation = split_arguments(
+        one.pair.policy, {**batch, "second_per_grid_ts": seconds.tolist(), "eos_token_id": [1, 2]}
+    )
+    assert torch.equal(inputs["second_per_grid_ts"], seconds)
+    assert generation == {"eos_token_id": [1, 2]}
+
+
 def test_a_base_with_too_few_layers_is_refused_at_once(one: Loaded) -> None:
     trimmed = load_pair(one.folders.policy, one.folders.base, base_layers=2)
     Steered(trimmed, stable(layers=2))

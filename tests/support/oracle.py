@@ -5,7 +5,8 @@ stops early. It shares no code and no route with ``replay_core``:
 
 - x reaches the model through a forward pre-hook on the text decoder, which adds it to the input
   embeddings the model itself built from pixels (never through ``mm_encoder_outputs``);
-- activations come from plain hooks on the decoder layers;
+- activations come from plain hooks on the decoder layers (Qwen3-VL adds its deepstack features
+  behind the first layers: they are not in "after layer l", but in "before layer l + 1");
 - entropy and KL are those of ``torch.distributions``, on ``head(norm(h))`` spelled out.
 
 Symbols: N visual positions in prompt order (images and videos alike), C candidate positions
@@ -237,7 +238,9 @@ def oracle_features(policy: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Te
 def visual_positions(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
     """Return the prompt indices, (N,), of the image and video placeholder tokens, ascending."""
     ids = inputs["input_ids"][0]
-    placeholder = (ids == model.config.image_token_id) | (ids == model.config.video_token_id)
+    names = ("image_token_id", "video_token_id")
+    tokens = [getattr(model.config, name) for name in names if hasattr(model.config, name)]
+    placeholder = torch.isin(ids, torch.tensor(tokens, device=ids.device))
     return placeholder.nonzero().squeeze(-1)
 
 

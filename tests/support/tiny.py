@@ -1,4 +1,4 @@
-"""Tiny random Qwen2-VL and Qwen2.5-VL checkpoints, pairs of them, and batches to feed them.
+"""Tiny random checkpoints of every family, pairs of them, and batches to feed them.
 
 Everything is drawn from a seed and built from a config: nothing is downloaded. A checkpoint is
 about 0.3 M parameters, is saved with its whole processor, and loads offline through
@@ -13,7 +13,7 @@ spread. Both were measured; ``STABLE`` names the settings that came out.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,7 +27,9 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     BatchFeature,
+    Gemma3Processor,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
     Qwen2_5_VLConfig,
@@ -39,18 +41,21 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from tests.support import families
+
 PaddingSide = Literal["left", "right"]
+# The two whose settings were measured, on which the long suites run; the others are in families.py.
 FAMILIES = ("qwen2_vl", "qwen2_5_vl")
+EVERY_FAMILY = (*FAMILIES, *families.FAMILIES)
 
 # Side of one visual token in pixels: 14-pixel patches, merged two by two.
 VISUAL_TOKEN_PIXELS = 28
 _HEAD_DIM = 16
 _MROPE_SECTION = [2, 3, 3]  # sums to head_dim / 2
 _UNUSED_ROWS = 5  # as in the real checkpoints, the head has rows that no token owns
+_CHAT_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 _SPECIAL_TOKENS = [
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
+    *_CHAT_TOKENS,
     "<|vision_start|>",
     "<|vision_end|>",
     "<|vision_pad|>",
@@ -174,7 +179,7 @@ def make_checkpoint(
 ) -> Path:
     """Return ``folder`` after saving a tiny random model and its processor there.
 
-    ``family`` is "qwen2_vl" or "qwen2_5_vl"; ``overrides`` are fields of ``TinySize``. The same
+    ``family`` is one of ``EVERY_FAMILY``; ``overrides`` are fields of ``TinySize``. The same
     arguments give the same weights; the global random state is left alone. Weights are drawn in
     float32 and cast to ``dtype`` when saved.
 
@@ -184,7 +189,7 @@ def make_checkpoint(
     size = TinySize(**overrides)
     processor = _processor(family, size)
     model = _model(family, size, processor)
-    _draw_weights(model, _SCALE, seed)
+    _draw_weights(model, family, _SCALE, seed)
     return _save(model, processor, Path(folder), dtype)
 
 
@@ -206,10 +211,10 @@ def make_pair(
     size = TinySize(**overrides)
     processor = _processor(family, size)
     model = _model(family, size, processor)
-    _draw_weights(model, _SCALE, seed)
+    _draw_weights(model, family, _SCALE, seed)
     base = _save(model, processor, Path(folder) / "base", dtype)
     # _save may have cast the weights: draw them again, so that the policy is cast only once.
-    _draw_weights(model.float(), _SCALE, seed)
+    _draw_weights(model.float(), family, _SCALE, seed)
     generator = torch.Generator().manual_seed(seed + 1_000_003)
     with torch.no_grad():
         for _, weight in sorted(model.named_parameters()):
@@ -256,6 +261,8 @@ def rows(name: str, seed: int = 0) -> list[Row]:
 
     "one_image": one row, one image. "two_images": one row, two images of different sizes.
     "mixed": three rows: one image, text only, two images. "video": one row, an image and a video.
+    "clip": one row, a video. "mixed_video": four rows: an image, an image and a video, text only,
+    another video.
     """
     tall, wide, narrow = pictures(seed)
     batches = {
@@ -267,6 +274,13 @@ def rows(name: str, seed: int = 0) -> list[Row]:
             Row([wide, tall], "Choose the right answer: (A) 12 (B) 24."),
         ],
         "video": [Row([wide], "What is in the picture?", [_clip(seed)])],
+        "clip": [Row([], "What is in the video?", [_clip(seed)])],
+        "mixed_video": [
+            Row([narrow], "Find the area."),
+            Row([wide], "Which of the two is the steeper?", [_clip(seed)]),
+            Row([], "The triangle has sides 3, 4 and 5. Find the angle between them."),
+            Row([], "Think step by step.", [_clip(seed + 1)]),
+        ],
     }
     if name not in batches:
         raise ValueError(f"batch {name!r} is not one of {sorted(batches)}")
@@ -306,7 +320,8 @@ def make_inputs(
     """Return the processor's whole output for one user turn per row, ready for ``model(**…)``.
 
     ``images[i]`` are the images of row i, ``videos[i]`` its videos (uint8, (frames, height, width,
-    3), taken at 2 frames a second, every frame used); both stand before the question, images
+    3), taken at 4 frames a second, every frame used: half a second a grid, not the 1 s that a model
+    assumes where it is not told); both stand before the question, images
     first, and a row with neither is text only.
 
     Keys: input_ids, attention_mask, mm_token_type_ids, all (rows, longest prompt); where there is
@@ -330,12 +345,15 @@ def make_inputs(
         )
     visuals: dict[str, Any] = {}
     if flat_images := [image for row in images for image in row]:
-        visuals["images"] = flat_images
+        nested = isinstance(
+            processor, Gemma3Processor
+        )  # the only one that does not take a flat list
+        visuals["images"] = [list(row) for row in images] if nested else flat_images
     if flat_videos := [clip for row in videos for clip in row]:
         visuals["videos"] = flat_videos
         visuals["do_sample_frames"] = False
         visuals["video_metadata"] = [
-            {"fps": 2.0, "total_num_frames": len(clip), "frames_indices": list(range(len(clip)))}
+            {"fps": 4.0, "total_num_frames": len(clip), "frames_indices": list(range(len(clip)))}
             for clip in flat_videos
         ]
     return processor(
@@ -364,7 +382,14 @@ def _picture(rng: np.random.Generator, width: int, height: int) -> Image.Image:
 
 def _processor(family: str, size: TinySize) -> ProcessorMixin:
     _check_family(family)
-    tokenizer = _tokenizer(size.vocab_size)
+    if family in families.FAMILIES:
+        made = families.FAMILIES[family]
+        tokenizer = _tokenizer(size.vocab_size, [*_CHAT_TOKENS, *made.special], made.roles)
+        template = _CHAT_TEMPLATE.replace(
+            "<|vision_start|><|image_pad|><|vision_end|>", made.image
+        ).replace("<|vision_start|><|video_pad|><|vision_end|>", made.video or "")
+        return made.processor(tokenizer, template)
+    tokenizer = _tokenizer(size.vocab_size, _SPECIAL_TOKENS)
     side = VISUAL_TOKEN_PIXELS**2
     image_processor = Qwen2VLImageProcessor(size={"shortest_edge": side, "longest_edge": 64 * side})
     video_processor = Qwen2VLVideoProcessor(
@@ -374,11 +399,16 @@ def _processor(family: str, size: TinySize) -> ProcessorMixin:
     return cls(image_processor, tokenizer, video_processor, chat_template=_CHAT_TEMPLATE)
 
 
-def _tokenizer(vocab_size: int) -> Qwen2Tokenizer:
-    """Return a byte-level BPE of at most ``vocab_size`` less the unused rows, added tokens last."""
+def _tokenizer(
+    vocab_size: int, special: Sequence[str], roles: Mapping[str, str] | None = None
+) -> Qwen2Tokenizer:
+    """Return a byte-level BPE of at most ``vocab_size`` less the unused rows, added tokens last.
+
+    ``roles`` are names under which the tokenizer itself gives some of the ``special`` tokens.
+    """
     bytes_level = Tokenizer(models.BPE())
     bytes_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    added = _SPECIAL_TOKENS + _PLAIN_TOKENS
+    added = [*special, *_PLAIN_TOKENS]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(added) - _UNUSED_ROWS,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
@@ -393,8 +423,9 @@ def _tokenizer(vocab_size: int) -> Qwen2Tokenizer:
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=[
-            token for token in _SPECIAL_TOKENS if token not in ("<|endoftext|>", "<|im_end|>")
+            token for token in special if token not in ("<|endoftext|>", "<|im_end|>")
         ],
+        **({"extra_special_tokens": dict(roles)} if roles else {}),
     )
     tokenizer.add_tokens(_PLAIN_TOKENS)
     return tokenizer
@@ -408,6 +439,17 @@ def _vocab_and_merges(tokenizer: Tokenizer) -> tuple[dict[str, int], Any]:
 def _model(family: str, size: TinySize, processor: ProcessorMixin) -> PreTrainedModel:
     _check_family(family)
     tokenizer = processor.tokenizer
+    if family in families.FAMILIES:
+        made = families.FAMILIES[family]
+        special = [*_CHAT_TOKENS, *made.special]
+        ids = {token: tokenizer.convert_tokens_to_ids(token) for token in special}
+        return _from_config(made.config(size, ids), ids)
+    return _from_config(*_qwen_config(family, size, tokenizer))
+
+
+def _qwen_config(
+    family: str, size: TinySize, tokenizer: Qwen2Tokenizer
+) -> tuple[PretrainedConfig, dict[str, int]]:
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in _SPECIAL_TOKENS}
     heads = size.hidden_size // _HEAD_DIM
     text = {
@@ -448,6 +490,10 @@ def _model(family: str, size: TinySize, processor: ProcessorMixin) -> PreTrained
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=False,
     )
+    return config, ids
+
+
+def _from_config(config: PretrainedConfig, ids: Mapping[str, int]) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     model.generation_config = GenerationConfig(
@@ -459,24 +505,32 @@ def _model(family: str, size: TinySize, processor: ProcessorMixin) -> PreTrained
     return model
 
 
-def _draw_weights(model: PreTrainedModel, scale: _Scale, seed: int) -> None:
-    """Draw every parameter anew: norms around 1, biases around 0, and neither exactly there."""
+def _draw_weights(model: PreTrainedModel, family: str, scale: _Scale, seed: int) -> None:
+    """Draw every parameter anew: norms around 1 (or 0, where the model adds the 1), biases around
+    0, and none exactly there. A head that is tied to the embeddings is drawn as a head."""
     generator = torch.Generator().manual_seed(seed)
-    gains = {
-        id(model.get_output_embeddings().weight): scale.head,
-        id(model.model.visual.merger.mlp[-1].weight): scale.merger_out,
-    }
-    vision = {id(weight) for weight in model.model.visual.parameters()}
+    head = model.get_output_embeddings().weight
+    gains = {id(head): scale.head}
+    if family in families.FAMILIES:
+        made = families.FAMILIES[family]
+        gains[id(model.get_parameter(made.last_matrix))] = made.gain
+    else:
+        gains[id(model.model.visual.merger.mlp[-1].weight)] = scale.merger_out
+    text = {id(weight) for weight in model.get_decoder().parameters()}
+    vision = {id(weight) for weight in model.parameters()} - text - {id(head)}
     embedding = model.get_input_embeddings().weight
     with torch.no_grad():
         for name, weight in sorted(model.named_parameters()):
             draw = torch.randn(weight.shape, generator=generator)
-            if weight is embedding:
+            if weight is embedding and weight is not head:
                 weight.copy_(scale.embedding * draw)
             elif name.endswith("bias"):
                 weight.copy_(scale.bias * draw)
+            elif name.endswith("image_newline"):
+                weight.copy_(scale.merger_out * draw)  # a visual feature like the others
             elif weight.ndim == 1:
-                weight.copy_(1 + scale.norm * draw)
+                # Where it starts, and where an earlier draw has left it, to within 0.2.
+                weight.copy_(weight.mean().round() + scale.norm * draw)
             else:
                 body = scale.vision if id(weight) in vision else scale.text
                 fan_in = weight[0].numel()
@@ -491,12 +545,14 @@ def _save(
     processor.save_pretrained(folder)
     # The two must agree on where the pictures stand, or every later test is about something else.
     saved = AutoConfig.from_pretrained(folder, local_files_only=True)
-    placeholder = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    kind = processor.tokenizer
+    # A tokenizer that names its image token (Gemma 3) writes another one into the prompt.
+    placeholder = getattr(kind, "image_token_id", None) or processor.image_token_id
     if saved.image_token_id != placeholder:
         raise RuntimeError(f"image token {saved.image_token_id} != {placeholder}")
     return folder
 
 
 def _check_family(family: str) -> None:
-    if family not in FAMILIES:
-        raise ValueError(f"family {family!r} is not one of {FAMILIES}")
+    if family not in EVERY_FAMILY:
+        raise ValueError(f"family {family!r} is not one of {EVERY_FAMILY}")

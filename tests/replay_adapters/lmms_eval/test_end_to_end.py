@@ -3,8 +3,11 @@
 import shutil
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 
 from tests.replay_adapters.conftest import REPLAY
+from tests.support import tiny
 
 # Qwen2.5-VL's class would enlarge every picture to 256 tokens.
 PIXELS = "min_pixels=3136,max_pixels=50176"
@@ -165,3 +168,24 @@ def test_sampled_answers_are_the_same_in_two_runs(lmms_eval, tiny_pairs):
     assert first.answers == second.answers
     other = lmms_eval("qwen2_vl_replay", f"{given},replay_seed=1", "replay_test_pictures", *sampled)
     assert other.answers != first.answers
+
+
+def test_a_lora_adapter_is_a_pair_by_itself(lmms_eval, tiny_pairs, tmp_path):
+    base = tiny_pairs["qwen2_5_vl"].base
+    lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        get_peft_model(tiny.load_model(base), lora).save_pretrained(tmp_path / "adapter")
+    common = [f"pretrained={tmp_path / 'adapter'}", PIXELS, "dtype=float32", "replay_layers=3"]
+    runs = [
+        lmms_eval("qwen2_vl_replay", ",".join([*common, *more]), "replay_test_pictures")
+        for more in (["replay_method=inject", "replay_select=all"], ["replay_method=base"])
+    ]
+    stock = f"pretrained={base},{PIXELS},device_map=cpu"
+    stock += ",replay_method=none,replay_base=" + str(base) + ",dtype=float32"
+    runs.append(lmms_eval("qwen2_vl_replay", stock, "replay_test_pictures"))
+    assert [run.code for run in runs] == [0, 0, 0], runs[0].output
+    injected, as_base, stocked = runs
+    assert injected.results["replay"]["totals"]["outcomes"] == {"applied": 6}
+    assert injected.results["replay"]["config"]["method"] == "inject"
+    assert as_base.answers == stocked.answers != injected.answers

@@ -9,9 +9,14 @@ import pytest
 from lmms_eval import evaluator
 from lmms_eval.api.task import ConfigurableTask
 from lmms_eval.caching.response_cache import ResponseCache
+from lmms_eval.models.chat.internvl_hf import InternVLHf as InternVLChat
+from lmms_eval.models.chat.llava_hf import LlavaHf as LlavaChat
 from lmms_eval.models.chat.qwen2_5_vl import Qwen2_5_VL as Qwen25Chat
+from lmms_eval.models.chat.qwen3_vl import Qwen3_VL as Qwen3Chat
+from lmms_eval.models.simple.llava_hf import LlavaHf as LlavaSimple
 from lmms_eval.models.simple.qwen2_5_vl import Qwen2_5_VL as Qwen25Simple
 from lmms_eval.models.simple.qwen2_vl import Qwen2_VL
+from lmms_eval.models.simple.qwen3_vl import Qwen3_VL as Qwen3Simple
 from lmms_eval.tasks import TaskManager
 
 from replay_adapters.lmms_eval import patches
@@ -58,11 +63,31 @@ def test_the_evaluator_is_called_with_the_keywords_that_the_patch_reads():
         assert fact in source, f"upstream changed evaluator.simple_evaluate: no {fact!r}"
 
 
-@pytest.mark.parametrize("kind", [Qwen25Chat, Qwen25Simple, Qwen2_VL])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Qwen25Chat,
+        Qwen25Simple,
+        Qwen2_VL,
+        Qwen3Chat,
+        Qwen3Simple,
+        InternVLChat,
+        LlavaChat,
+        LlavaSimple,
+    ],
+)
 def test_the_classes_look_documents_up_and_generate_as_the_mixin_expects(kind):
     source = inspect.getsource(kind.generate_until)
+    if "_preprocess_chunk" in vars(kind):  # looks the next batch up while this one is answered
+        source += inspect.getsource(kind._preprocess_chunk)
     assert source.count("self.model.generate(") == 1, f"upstream changed {kind.__module__}"
     assert source.count("self.task_dict[") == 1, f"upstream changed {kind.__module__}"
+
+
+@pytest.mark.parametrize("kind", [InternVLChat, LlavaChat, LlavaSimple])
+def test_these_classes_still_swallow_what_generate_raises(kind):
+    """If not, ``escaping`` and ``brought_back`` can go."""
+    assert "except Exception as e" in inspect.getsource(kind.generate_until)
 
 
 def test_patching_twice_changes_nothing():

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 from scipy.stats import binom
+from statsmodels.stats.contingency_tables import mcnemar
 
-from replay_core.studies.paired import compare
+from replay_core.studies.paired import compare, paired_report
 
 
 def runs(both_right: int, fixed: int, broken: int, both_wrong: int):
@@ -42,3 +44,59 @@ def test_runs_of_other_items_are_refused():
         compare({}, {})
     with pytest.raises(ValueError, match=r"0 or 1 .* found 0\.5"):
         compare({1: 0.5}, {1: 1})
+
+
+def planted(n: int, gain: float, seed: int = 0):
+    """Two runs of n items; the second turns a share of the wrong answers right by ``gain``."""
+    rng = np.random.default_rng(seed)
+    a = rng.random(n) < 0.5
+    b = a.copy()
+    b[rng.choice(n, n // 10, replace=False)] ^= True  # what changes without a reason
+    wrong = np.flatnonzero(~b)
+    b[rng.choice(wrong, round(gain * n), replace=False)] = True
+    return dict(enumerate(a.astype(float))), dict(enumerate(b.astype(float)))
+
+
+def test_a_planted_gain_is_found_with_its_sign_and_size():
+    report = paired_report(*planted(1000, 0.06))
+    assert report.p_value < 1e-3
+    assert report.permutation_p < 1e-3
+    assert report.interval.low > 0
+    assert 0.06 in report.interval
+    assert report.minimum_detectable < 0.06
+    loss = paired_report(*reversed(planted(1000, 0.06)))
+    assert loss.interval.high < 0
+
+
+def test_without_a_gain_none_is_found():
+    found = [paired_report(*planted(400, 0.0, seed)) for seed in range(40)]
+    assert sum(report.p_value < 0.05 for report in found) <= 5
+    assert sum(0 in report.interval for report in found) >= 34
+
+
+def test_mcnemar_is_statsmodels():
+    a, b = planted(300, 0.05)
+    report = paired_report(a, b)
+    table = [[report.table.both_right, report.table.broken]]
+    table += [[report.table.fixed, report.table.both_wrong]]
+    assert report.p_value == pytest.approx(mcnemar(table, exact=True).pvalue)
+
+
+def test_clusters_widen_the_interval_and_set_mcnemar_aside():
+    a, b = planted(100, 0.1)
+    rotated_a = {(q, r): a[q] for q in a for r in range(4)}
+    rotated_b = {(q, r): b[q] for q in b for r in range(4)}
+    whole = paired_report(rotated_a, rotated_b, {item: item[0] for item in rotated_a})
+    naive = paired_report(rotated_a, rotated_b)
+    single = paired_report(a, b)
+    assert whole.clusters == 100
+    assert naive.p_value < whole.p_value == whole.permutation_p
+    assert whole.interval == single.interval
+    assert whole.minimum_detectable == pytest.approx(single.minimum_detectable, rel=0.01)
+
+
+def test_scores_between_0_and_1_have_no_table():
+    report = paired_report({1: 0.5, 2: 0.0}, {1: 1.0, 2: 0.25})
+    assert report.table is None
+    assert report.difference == pytest.approx(0.375)
+    assert report.p_value == report.permutation_p

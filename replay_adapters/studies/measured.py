@@ -1,0 +1,303 @@
+"""The studies that look inside: drift by layer and certainty, and drift under pixel noise."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from replay_adapters.studies.answering import answer_rows, run_arms
+from replay_adapters.studies.source import Source
+from replay_core import Pair, ReplayConfig, ReplayResult, Steered, UsageError, make_pair
+from replay_core.pair import load_model
+from replay_core.studies import drift, perturbation
+from replay_core.studies.arms import Arm
+from replay_core.studies.output import Row, Rows, write_study, write_table
+from replay_core.studies.plots import draw_drift, draw_perturbation
+
+SIGMAS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
+
+
+def run_drift(
+    source: Source,
+    folder: Path,
+    n: int | None,
+    *,
+    quantiles: int = 5,
+    null_policy: str | None = None,
+    noise_seed: int = 0,
+) -> dict[str, Any]:
+    """Measure drift on a task's prompts, with its nulls beside it; return the findings.
+
+    ``null_policy`` is a checkpoint trained otherwise than by RL, as an SFT twin; weight noise of
+    the norm of policy - base is always measured, except for LoRA pairs, which are one model.
+    """
+    documents = source.questions.documents(n)
+    pairs = _nulls(source, null_policy, noise_seed)
+    settings = {
+        **source.identity(),
+        "quantiles": quantiles,
+        "noise_seed": noise_seed,
+        "nulls": {name: pair.policy_revision for name, pair in pairs.items() if name != "policy"},
+    }
+    rows = Rows(folder, "drift", settings, ("arm", "document"))
+    with tqdm(total=len(documents) * len(pairs), desc="drift", unit="prompt") as bar:
+        for chunk in source.chunks(documents):
+            if not all((arm, d) in rows for arm in pairs for d in chunk):
+                for prompts in source.prompts(chunk):
+                    for arm, pair in pairs.items():
+                        rows.add(_drift_rows(arm, pair, prompts, quantiles))
+            bar.update(len(chunk) * len(pairs))
+    wanted = set(documents)
+    mine = [row for row in rows if row["document"] in wanted]
+    cells = {arm: np.array([r["cells"] for r in mine if r["arm"] == arm]) for arm in pairs}
+    findings = _drift_findings(cells)
+    profiles = {arm: drift.profile(array) for arm, array in cells.items()}
+    table = [row for arm, found in profiles.items() for row in _profile_rows(arm, found)]
+    write_study(
+        folder,
+        "drift",
+        settings={**settings, "n": len(documents)},
+        table=table,
+        findings=findings,
+        seed=noise_seed,
+    )
+    write_table(folder / "drift_changed.csv", _changed_table(source, mine))
+    draw_drift(folder / "drift.png", profiles, findings)
+    return findings
+
+
+def _nulls(source: Source, null_policy: str | None, seed: int) -> dict[str, Pair]:
+    """Return the pair and its nulls, all with the pair's base."""
+    pair = source.pair
+    pairs = {"policy": pair}
+    base = pair.base.model
+    if null_policy is not None:
+        twin = load_model(null_policy, dtype=base.dtype, device_map=str(base.device))
+        pairs["sft twin"] = make_pair(twin, base)
+    if not pair.adapted:
+        noisy = drift.noisy_twin(pair.policy.model, base, seed)
+        revision = f"noise of {pair.policy_revision}"
+        pairs["weight noise"] = replace(make_pair(noisy, base), policy_revision=revision)
+    return pairs
+
+
+def _drift_rows(arm: str, pair: Pair, prompts: Any, quantiles: int) -> list[Row]:
+    rows = []
+    readings = drift.read(pair, prompts.inputs)
+    for document, reading in zip(prompts.documents, readings, strict=True):
+        counts = drift.changed(reading) if arm == "policy" else Counter()
+        rows.append(
+            {
+                "arm": arm,
+                "document": document,
+                "cells": drift.cells(reading, quantiles),
+                "changed": [[*key, count] for key, count in counts.most_common(200)],
+            }
+        )
+    return rows
+
+
+def _drift_findings(cells: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"n": len(cells["policy"])}
+    for kind in drift.KINDS:
+        for arm, array in cells.items():
+            measured = drift.contrast(array, kind)
+            entry = {
+                "low_minus_high": measured.difference,
+                "low_minus_high_interval": measured.interval.ends,
+                "low_over_high": measured.ratio,
+                "low_over_high_interval": [
+                    measured.ratio_interval.low,
+                    measured.ratio_interval.high,
+                ],
+            }
+            total = array[:, :, drift.KINDS.index(kind)].sum((0, 1, 2))
+            entry["mean_kl"] = total[1] / total[0] if total[0] else None
+            entry["agreement"] = total[3] / total[0] if total[0] else None
+            if arm != "policy":
+                value, interval = drift.against_null(cells["policy"], array, kind)
+                entry["log_ratio_of_policy_to_this"] = value
+                entry["log_ratio_interval"] = interval.ends
+            found.setdefault(kind, {})[arm] = entry
+    return found
+
+
+def _profile_rows(arm: str, found: drift.Profile) -> list[Row]:
+    rows = []
+    for layer, kind, quantile in np.ndindex(found.kl.shape):
+        at = (layer, kind, quantile)
+        rows.append(
+            {
+                "arm": arm,
+                "layer": layer,
+                "positions": drift.KINDS[kind],
+                "quantile": quantile + 1,
+                "count": int(found.count[at]),
+                "base_entropy": found.entropy[at],
+                "kl": found.kl[at],
+                "low": found.low[at],
+                "high": found.high[at],
+                "top1_agreement": found.agreement[at],
+                "kl_where_agree": found.kl_where_agree[at],
+            }
+        )
+    return rows
+
+
+def _changed_table(source: Source, rows: Sequence[Row]) -> list[Row]:
+    """Return the most frequent changes of the lens' first word, from base to policy."""
+    counts: Counter[tuple[str, int, int]] = Counter()
+    for row in rows:
+        counts.update({(k, a, b): n for k, a, b, n in row["changed"]})
+    table = []
+    for kind in drift.KINDS:
+        for base_id, policy_id, count in drift.top_changes(counts, kind):
+            base_word, policy_word = source.decode([base_id, policy_id])
+            row = {"positions": kind, "base": base_word, "policy": policy_word}
+            table.append({**row, "count": count, "base_id": base_id, "policy_id": policy_id})
+    return table or [{"positions": "none", "base": "", "policy": "", "count": 0}]
+
+
+def run_perturbation(
+    source: Source,
+    folder: Path,
+    n: int | None,
+    *,
+    sigmas: Sequence[float] = SIGMAS,
+    draws: int = 2,
+    samples: int = 8,
+    metric: str | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Noise every picture to several degrees and correlate drift with perplexity; see findings.
+
+    Right and wrong answers are the policy's own, sampled at temperature 1 from the clean picture
+    and judged by the task's scorer; an item without one kind is left out of that correlation.
+    """
+    documents = source.questions.documents(n)
+    config = source.settings.config
+    plain = ReplayConfig(**{**config.model_dump(), "method": "none"})
+    answers = run_arms(
+        source,
+        [Arm("policy, sampled", plain)],
+        documents,
+        answer_rows(folder, source, metric),
+        metric=metric,
+        repeats=samples,
+        sampling={"temperature": 1.0},
+        label="sampled answers",
+    )
+    points = [(s, d) for s in sigmas for d in range(draws if s > 0 else 1)]
+    settings = {
+        **source.identity(),
+        "metric": metric,
+        "noise": "Gaussian on the processor's pixel values",
+        "points": points,
+        "samples": samples,
+        "threshold": config.threshold,
+        "layers": list(_layers(source)),
+        "seed": seed,
+    }
+    rows = Rows(folder, "perturbation", settings, ("document",))
+    texts = _by_verdict(answers)
+    for document in tqdm(documents, desc="perturbation", unit="item"):
+        if (document,) not in rows:
+            rows.add([_perturbed(source, document, texts[document], points, seed)])
+    wanted = set(documents)
+    items = [row["points"] for row in rows if row["document"] in wanted]
+    findings = _perturbation_findings(items)
+    table = perturbation.ladder(items)
+    write_study(
+        folder,
+        "perturbation",
+        settings={**settings, "n": len(documents)},
+        table=table,
+        findings=findings,
+        seed=seed,
+    )
+    draw_perturbation(folder / "perturbation.png", table, findings)
+    return findings
+
+
+def _layers(source: Source) -> tuple[int, ...]:
+    return source.settings.config.layer_indices(len(source.pair.policy.layers))
+
+
+def _by_verdict(rows: Sequence[Row]) -> dict[int, dict[str, list[str]]]:
+    """Return document → right and wrong → distinct texts."""
+    found: dict[int, dict[str, list[str]]] = {}
+    for row in rows:
+        verdict = "right" if row["correct"] >= 0.5 else "wrong"
+        mine = found.setdefault(row["document"], {"right": [], "wrong": []})[verdict]
+        if row["text"] and row["text"] not in mine:
+            mine.append(row["text"])
+    return found
+
+
+def _perturbed(
+    source: Source,
+    document: int,
+    texts: Mapping[str, Sequence[str]],
+    points: Sequence[tuple[float, int]],
+    seed: int,
+) -> Row:
+    (prompts,) = source.prompts([document])
+    if not any(name in prompts.inputs for name in perturbation.PIXELS):
+        raise UsageError(f"document {document} has no picture to add noise to")
+    config = source.settings.config
+    measured: list[dict[str, Any]] = []
+    for start in range(0, len(points), source.batch_size):
+        part = points[start : start + source.batch_size]
+        batch = perturbation.noised(prompts.inputs, part, source.seed(document, seed=seed))
+        likelihoods = {
+            verdict: _likelihoods(source, batch, found) for verdict, found in texts.items()
+        }
+        readings = drift.read(source.pair, batch, _layers(source))
+        for number, (sigma, draw) in enumerate(part):
+            reading = readings[number]
+            low, high = perturbation.split_drift(reading, range(len(reading.kl)), config.threshold)
+            point = {"sigma": sigma, "draw": draw, "low": low, "high": high}
+            for verdict, values in likelihoods.items():
+                point[verdict] = None if values is None else float(values[number])
+            measured.append(point)
+    return {"document": document, "points": measured}
+
+
+def _likelihoods(
+    source: Source, batch: dict[str, torch.Tensor], texts: Sequence[str]
+) -> torch.Tensor | None:
+    """Return the mean negative log-likelihood per token (copies,) over texts, in nats."""
+    if not texts:
+        return None
+    plain = ReplayConfig(**{**source.settings.config.model_dump(), "method": "none"})
+    steered, off = Steered(source.pair, plain), ReplayResult(None, None, ())
+    tokenizer, copies = source.lm.tokenizer, len(batch["input_ids"])
+    means = []
+    for text in texts:
+        ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        continuation = torch.tensor([ids] * copies, device=batch["input_ids"].device)
+        means.append(-steered.score(batch, off, continuation).mean(1).cpu())
+    return torch.stack(means).mean(0)
+
+
+def _perturbation_findings(items: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    found: dict[str, Any] = {"n": len(items)}
+    for outcome in perturbation.OUTCOMES:
+        for name, drifted, given in (
+            ("low", "low", None),
+            ("low given high", "low", "high"),
+            ("low given sigma", "low", "sigma"),
+            ("high given low", "high", "low"),
+        ):
+            measured = perturbation.correlate(items, outcome, given, drift=drifted)
+            found.setdefault(outcome, {})[name] = {
+                "n": measured.n,
+                "rho": measured.rho,
+                "interval": measured.interval.ends,
+            }
+    return found

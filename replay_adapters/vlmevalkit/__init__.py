@@ -1,0 +1,47 @@
+"""VLMEvalKit with replay: model names, model classes, and the harness's own run script.
+
+People with a run script of their own call :func:`register` before it starts::
+
+    from replay_adapters.vlmevalkit import register
+
+    register()
+    import vlmeval.run
+
+    vlmeval.run.main()  # --model MM-Eureka-Qwen-7B-replay --data MathVista_MINI
+
+Importing this package imports neither torch nor the harness.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+# Model class → the class of the harness that it is, and the architectures that one knows.
+CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "Qwen2VLChatReplay": ("Qwen2VLChat", ("qwen2_vl", "qwen2_5_vl")),
+    "Qwen3VLChatReplay": ("Qwen3VLChat", ("qwen3_vl", "qwen3_vl_moe")),
+}
+
+# Ending of a model's name → replay_method.
+ARMS = {"replay": "replay", "none": "none", "base": "base", "inject": "inject"}
+
+
+def register(models: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
+    """Make our classes, model names and patches known to the harness; return the names.
+
+    ``models`` is name → arguments of the model; without it, every shipped pair with every arm.
+    Call it once, in every process, before the harness's ``main``.
+    """
+    import vlmeval.vlm
+    from vlmeval.config import supported_VLM
+
+    from replay_adapters.vlmevalkit import models as classes
+    from replay_adapters.vlmevalkit import patches
+    from replay_adapters.vlmevalkit.names import model_names
+
+    for name in CLASSES:
+        setattr(vlmeval.vlm, name, getattr(classes, name))
+    entries = model_names() if models is None else models
+    for name, arguments in entries.items():
+        supported_VLM[name] = classes.Build(**arguments)
+    patches.install()
+    return list(entries)

@@ -1,0 +1,106 @@
+"""Answers and records beside a dataset's predictions, written sample by sample.
+
+Below the harness's folder of a model stands ``replay/``:
+
+- ``settings.json``: the settings, weights and versions that all predictions of the folder have;
+- ``DATASET.jsonl``: one line per sample, in the dataset's order::
+
+      {"index": 3, "predictions": ["…", …], "replay": [{record}, …], "scores": [1.0, …]}
+
+  with one entry per repeat in each list (K with ``samples=K``; the first prediction is the one in
+  the harness's own file). ``scores`` is there where the harness's scorer tells hits item by item.
+- ``DATASET.totals.json``: settings, versions and what the records add up to.
+
+While a run goes, every process appends to ``DATASET.RANKofWORLD.part``, so that a killed run loses
+no finished sample.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from replay_adapters.jsonl import Appending, Line, read_lines
+from replay_core import UsageError
+
+
+def plain(index: Any) -> Any:
+    """Return a sample's index as JSON knows it: numpy's numbers become Python's."""
+    return index.item() if hasattr(index, "item") else index
+
+
+class Journal:
+    """One model's answers on one dataset, over all processes and restarts."""
+
+    def __init__(self, folder: Path, dataset: str, rank: int = 0, world: int = 1) -> None:
+        self.folder, self.dataset = folder / "replay", dataset
+        self._file = Appending(self.folder / f"{dataset}.{rank}of{world}.part")
+
+    @property
+    def file(self) -> Path:
+        """The finished dataset's file."""
+        return self.folder / f"{self.dataset}.jsonl"
+
+    def check_settings(self, fingerprint: str, settings: Line) -> None:
+        """Stamp the folder with what made its predictions, or compare it with its stamp.
+
+        Raises:
+            UsageError: the folder's predictions were made with other settings.
+        """
+        stamp = self.folder / "settings.json"
+        if stamp.is_file():
+            found = json.loads(stamp.read_text(encoding="utf-8"))["fingerprint"]
+            if found != fingerprint:
+                raise UsageError(
+                    f"{self.folder.parent} holds predictions made with settings {found}, and this "
+                    f"run has {fingerprint}; give another --work-dir or model name"
+                )
+            return
+        write_json(stamp, {"fingerprint": fingerprint, **settings})
+
+    def add(self, line: Line) -> None:
+        """Keep one sample's line; it is on disk when this returns."""
+        self._file.add(line)
+
+    def begun(self) -> dict[Any, Line]:
+        """Return index → line of the samples that unfinished runs have answered."""
+        lines = (line for part in self._parts() for line in read_lines(part))
+        return {line["index"]: line for line in lines}
+
+    def finish(self, order: Iterable[Any]) -> list[Line]:
+        """Put the parts of all processes into the dataset's file; return its lines.
+
+        ``order`` are the indices of the dataset. A line of an earlier run stays where the sample
+        was not answered anew.
+        """
+        known = {line["index"]: line for line in read_lines(self.file)} | self.begun()
+        lines = [known[index] for index in map(plain, order) if index in known]
+        self.rewrite(lines)
+        for part in self._parts():
+            part.unlink()
+        return lines
+
+    def rewrite(self, lines: Iterable[Line]) -> None:
+        """Replace the dataset's file by ``lines``."""
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        _replace(self.file, text)
+
+    def _parts(self) -> list[Path]:
+        return sorted(
+            path
+            for path in self.folder.glob("*.part")
+            if path.name.removesuffix(".part").rpartition(".")[0] == self.dataset
+        )
+
+
+def write_json(path: Path, content: Line) -> None:
+    """Write a file at once, so that nobody reads half of it."""
+    _replace(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)

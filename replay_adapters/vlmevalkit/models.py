@@ -1,0 +1,202 @@
+"""The replaying model classes: VLMEvalKit's own, with :class:`ReplayMixin` in front."""
+
+import copy
+import hashlib
+import time
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from accelerate.utils import set_seed
+from loguru import logger
+from transformers import BatchFeature
+from transformers.utils import is_flash_attn_2_available
+from vlmeval.vlm import Qwen2VLChat, Qwen3VLChat
+
+from replay_adapters.answering import Answering, already_loaded, identity_of, load_for_method
+from replay_adapters.options import check_checkpoints
+from replay_adapters.pairs import Protocol
+from replay_adapters.protocol import edit_question
+from replay_adapters.vlmevalkit import patches
+from replay_adapters.vlmevalkit.arguments import Planned, plan
+from replay_core import ReplayRecord, Steered
+from replay_core.record import Seconds, answer_fields
+from replay_core.seeds import stable_seed
+from replay_core.steered import split_arguments
+
+
+class Build:
+    """What stands in the harness's table of models: builds the class that fits the checkpoint."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __call__(self, **more: Any) -> "ReplayMixin":
+        """Return the model; ``more`` is what the harness adds for some names."""
+        given = {**self.arguments, **more}
+        kind: type[ReplayMixin] = globals()[plan(given).class_name]
+        return kind(**given)
+
+
+class ReplayMixin:
+    """Stands in front of a class of the harness, whose code then runs unchanged.
+
+    The class's model is the pair's policy; its ``generate`` optimises the visual tokens first.
+    Takes the class's own arguments, ``pair`` or ``model_path``, ``dtype``, ``device``,
+    ``attn_implementation``, ``samples`` and the ``replay_…`` options.
+    """
+
+    generate_kwargs: dict[str, Any]
+    processor: Any
+    fps: Any
+    nframe: Any
+
+    def __init__(self, model_path: str | None = None, **arguments: Any) -> None:
+        self.plan: Planned = plan({"model_path": model_path, **arguments}, type(self).__name__)
+        self.settings = self.plan.settings
+        config = check_checkpoints(self.settings)
+        device = self.plan.device or patches.own_device()
+        dtype = self.settings.dtype or "auto"
+        loading = {
+            "device_map": device,
+            "dtype": dtype,
+            "attn_implementation": self.plan.attn_implementation
+            or _attention(device, config.dtype if dtype == "auto" else dtype),
+        }
+        self.pair: Any = load_for_method(self.settings, config, loading)
+        policy = self.pair.policy.model
+        self.steered: Any = Steered(self.pair, self.settings.config)
+        self.identity = identity_of(self.pair)
+        source = self.settings.processor_source
+        with already_loaded(policy), patches.gpu_memory_known(type(self)):
+            super().__init__(model_path=source, **self.plan.harness)  # type: ignore[call-arg]
+        self.processor = _OnDevice(self.processor, policy.device)
+        self.model = Answering(policy, self._generate)
+        self.model_path = ""  # "omni" in a folder's name would take upstream's branch of Qwen-Omni
+        self.frame_sampling = (self.fps, self.nframe)
+        self._item: tuple[Any, ...] = ()
+        self._records: list[ReplayRecord] = []
+        self._optimised: tuple[str, Any] | None = None
+        logger.info(f"replay: {self.settings.summary()}")
+
+    def build_prompt(self, line: Any, dataset: Any, **more: Any) -> Any:
+        """Build the harness's custom prompt, noting which sample it is for."""
+        patches.note_sample(line)
+        return super().build_prompt(line, dataset, **more)  # type: ignore[misc]
+
+    def generate_inner(self, message: list[dict[str, Any]], dataset: str | None = None) -> str:
+        """Return the answer to a prompt, or the first of its ``samples``; keep all with records."""
+        message = _asked(message, self.settings.protocol)
+        index = patches.sample_index()
+        answers = []
+        self._records.clear()
+        try:
+            for repeat in range(self.plan.samples):
+                self._item = (dataset, index, repeat)
+                asked = copy.deepcopy(message)
+                answers.append(super().generate_inner(asked, dataset=dataset))  # type: ignore[misc]
+        finally:
+            self._optimised = None  # nothing outlives a sample
+        records = [record.model_dump(mode="json") for record in self._records]
+        patches.keep(index, answers, records)
+        return answers[0]
+
+    def _generate(self, **arguments: Any) -> Any:
+        """Stand in for ``model.generate`` on the current sample and repeat."""
+        prompt = arguments["input_ids"]
+        inputs, generation = split_arguments(self.pair.policy, arguments)
+        generation = self._decoding(generation)
+        dataset, index, repeat = self._item
+        # Outside a run of the harness, a sample is known by its prompt.
+        key = (dataset, self.steered.seeds(inputs)[0] if index is None else index)
+        item_seed, seed = (stable_seed(self.settings.config.seed, *key, n) for n in (0, repeat))
+        result = self._x(inputs, item_seed)
+        if generation.get("do_sample"):
+            set_seed(seed)
+        started = time.perf_counter()
+        output = self.steered.decode(inputs, result, **generation)
+        seconds = time.perf_counter() - started
+        eos = self.pair.policy.model.generation_config.eos_token_id
+        ends = set(eos) if isinstance(eos, list) else {eos}
+        (answer,) = answer_fields(output[:, prompt.shape[1] :], ends, generation["max_new_tokens"])
+        fields = [{**answer, "seed": seed}]
+        self._records += self.steered.records(result, decode_seconds=seconds, answers=fields)
+        return output
+
+    def _x(self, inputs: dict[str, Any], seed: int) -> Any:
+        """Return the optimised visual tokens, once for all repeats of the same inputs."""
+        if self.plan.samples == 1:
+            return self.steered.optimise(inputs, seeds=[seed])
+        digest = _digest(inputs)
+        if self._optimised is not None and self._optimised[0] == digest:
+            return replace(self._optimised[1], seconds=Seconds())  # counted with the first repeat
+        self._optimised = (digest, self.steered.optimise(inputs, seeds=[seed]))
+        return self._optimised[1]
+
+    def _decoding(self, generation: dict[str, Any]) -> dict[str, Any]:
+        """Return the harness's generation settings; plain argmax where a greedy run was asked."""
+        if not self.plan.greedy:
+            return generation
+        kept = {k: v for k, v in generation.items() if k not in ("temperature", "top_p", "top_k")}
+        return {**kept, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+
+
+class Qwen2VLChatReplay(ReplayMixin, Qwen2VLChat):
+    """Qwen2-VL and Qwen2.5-VL through the harness's Qwen2VLChat."""
+
+
+class Qwen3VLChatReplay(ReplayMixin, Qwen3VLChat):
+    """Qwen3-VL through the harness's Qwen3VLChat."""
+
+
+class _OnDevice:
+    """A processor whose batches go to the model's device when upstream sends them to "cuda"."""
+
+    def __init__(self, processor: Any, device: torch.device) -> None:
+        self._processor, self._device = processor, device
+
+    def __call__(self, *arguments: Any, **options: Any) -> "_Placed":
+        batch = self._processor(*arguments, **options)
+        placed = _Placed(dict(batch))
+        placed.device = self._device
+        return placed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+
+class _Placed(BatchFeature):
+    device: ClassVar[torch.device]
+
+    def to(self, *arguments: Any, **options: Any) -> "_Placed":
+        """Move or cast as asked, "cuda" being the model's own device."""
+        where = [self.device if given == "cuda" else given for given in arguments]
+        super().to(*where, **options)
+        return self
+
+
+def _attention(device: Any, dtype: Any) -> str:
+    """Return flash attention where it can run, else PyTorch's own."""
+    half = str(dtype).removeprefix("torch.") in ("bfloat16", "float16")
+    on_gpu = str(device) != "cpu" and torch.cuda.is_available()
+    return "flash_attention_2" if half and on_gpu and is_flash_attn_2_available() else "sdpa"
+
+
+def _asked(message: list[dict[str, Any]], protocol: Protocol) -> list[dict[str, Any]]:
+    """Return a message whose last text, the question, is asked in the pair's way."""
+    texts = [i for i, part in enumerate(message) if part["type"] == "text"]
+    if not texts:
+        return message
+    last = texts[-1]
+    changed = {**message[last], "value": edit_question(message[last]["value"], protocol)}
+    return [*message[:last], changed, *message[last + 1 :]]
+
+
+def _digest(inputs: dict[str, torch.Tensor]) -> str:
+    """Return what changes with any value of the inputs."""
+    state = hashlib.sha256()
+    for name, value in sorted(inputs.items()):
+        whole = value.detach().cpu().contiguous()
+        state.update(f"{name} {whole.dtype} {tuple(whole.shape)}".encode())
+        state.update(whole.view(torch.uint8).numpy().tobytes() if whole.dim() else b"")
+    return state.hexdigest()

@@ -1,0 +1,41 @@
+"""What optimising a batch leaves: how it is steered, and what happened to each sample."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from replay_core.anatomy import VisualFeatures
+from replay_core.errors import ReplayError
+from replay_core.injection import Injection
+from replay_core.record import Seconds
+from replay_core.replay import Outcome, SampleReplay
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """How one batch is steered: by optimised visual tokens, or by direct injection.
+
+    ``delta`` is x, (visual tokens, hidden), in the order of the prompts, 0 where a sample is not
+    steered; None, like ``features``, for a batch without visual tokens, and None with
+    ``method=inject``, which leaves an ``injection``. ``samples`` tells, per sample, what happened.
+    ``seconds`` are the batch's, not yet shared out.
+    """
+
+    delta: Tensor | None
+    features: VisualFeatures | None
+    samples: tuple[SampleReplay, ...]
+    injection: Injection | None = None
+    seconds: Seconds = field(default_factory=Seconds)
+    peak_memory_mb: float | None = None
+    error: str | None = None
+
+
+def raise_failure(samples: Sequence[SampleReplay]) -> None:
+    """Raise ReplayError for the first sample whose loop went wrong."""
+    for number, sample in enumerate(samples):
+        if sample.outcome in (Outcome.DIVERGED, Outcome.NON_FINITE):
+            raise ReplayError(
+                f"replay of sample {number} of the batch ended as {sample.outcome.value}: its loss "
+                f"went from {sample.loss_before} to {sample.loss_after}"
+            )

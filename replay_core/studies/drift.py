@@ -1,0 +1,272 @@
+"""How far a policy's lens readings lie from its base's, by layer and by the base's certainty."""
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from replay_core.activations import decoder_call
+from replay_core.anatomy import Anatomy, Inputs, placeholder_masks, visual_features
+from replay_core.divergence import kl
+from replay_core.lens import Lens, entropy
+from replay_core.padding import attention_mask_of, left_padded
+from replay_core.pair import Pair, frozen
+from replay_core.seeds import stable_seed
+from replay_core.studies.resampling import Floats, Interval, bootstrap_ratio, percentile
+
+KINDS = ("visual", "text")
+FIELDS = ("count", "kl", "entropy", "agree", "kl_where_agree")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Both lenses at every position of one prompt; arrays are (layers, positions).
+
+    ``entropy`` is the base's and ``kl`` is KL(base ‖ policy), in nats over the whole vocabulary;
+    ``base_top`` and ``policy_top`` are the ids of the largest logits; ``visual`` (positions,) says
+    where image and video tokens stand.
+    """
+
+    entropy: Floats
+    kl: Floats
+    base_top: np.ndarray
+    policy_top: np.ndarray
+    visual: np.ndarray
+
+
+@torch.no_grad()
+def read(pair: Pair, inputs: Inputs, layers: Sequence[int] | None = None) -> list[Reading]:
+    """Return one reading per sample, after each of ``layers`` (all decoder layers where None).
+
+    Both models see the same prompt. In float32, whatever the models' dtype; models that are
+    bitwise equal give a divergence of exactly 0.
+    """
+    policy, base = pair.policy, pair.base
+    layers = range(len(policy.layers)) if layers is None else layers
+    with torch.inference_mode(False), torch.no_grad(), frozen(policy.model, base.model):
+        inputs = {k: v.clone() if v.is_inference() else v for k, v in left_padded(inputs).items()}
+        kept = attention_mask_of(inputs).bool()
+        ours_after = _states(policy, inputs, layers)
+        with pair.as_base():
+            there = {name: value.to(base.model.device) for name, value in inputs.items()}
+            theirs_after = _states(base, there, layers)
+        by_layer = [
+            _compare(pair, theirs_after.pop(layer)[kept.to(base.model.device)], mine[kept])
+            for layer, mine in list(ours_after.items())
+        ]
+        row = torch.nonzero(kept)[:, 0].cpu()
+        masks = placeholder_masks(policy.model, inputs["input_ids"])
+        visual = torch.stack(list(masks.values())).any(0)[kept].cpu() if masks else row < 0
+    entropies, divergences, ours, theirs = (
+        torch.stack(part) for part in zip(*by_layer, strict=True)
+    )
+    readings = []
+    for sample in range(len(kept)):
+        mine = row == sample
+        readings.append(
+            Reading(
+                entropies[:, mine].double().numpy(),
+                divergences[:, mine].double().numpy(),
+                ours[:, mine].numpy(),
+                theirs[:, mine].numpy(),
+                visual[mine].numpy(),
+            )
+        )
+    return readings
+
+
+def _states(anatomy: Anatomy, inputs: Inputs, layers: Sequence[int]) -> dict[int, Tensor]:
+    call = decoder_call(anatomy, inputs, visual_features(anatomy.model, inputs))
+    return call.activations(layers, where="after")
+
+
+def _compare(pair: Pair, base_hidden: Tensor, policy_hidden: Tensor) -> tuple[Tensor, ...]:
+    """Return entropy, KL and both top ids (positions,) of one layer, on the CPU."""
+    parts: list[list[Tensor]] = [[], [], [], []]
+    for rows, other in Lens(pair.policy).chunks(policy_hidden):
+        with pair.as_base():
+            logits = Lens(pair.base).logits(base_hidden[rows]).to(other.device)
+        divergence = kl(logits.log_softmax(-1), other.log_softmax(-1))
+        values = (entropy(logits), divergence, logits.argmax(-1), other.argmax(-1))
+        for part, value in zip(parts, values, strict=True):
+            part.append(value.cpu())
+    return tuple(torch.cat(part) for part in parts)
+
+
+def cells(reading: Reading, quantiles: int) -> Floats:
+    """Return sums over one prompt's positions, (layers, kinds, quantiles, fields).
+
+    Positions of one kind are ranked by the base's entropy at that layer and cut into ``quantiles``
+    parts of (nearly) equal size, lowest first; equal entropies keep the prompt's order. The fields
+    are :data:`FIELDS`.
+    """
+    layers = len(reading.kl)
+    table = np.zeros((layers, len(KINDS), quantiles, len(FIELDS)))
+    agree = (reading.base_top == reading.policy_top).astype(float)
+    for kind, mine in enumerate((reading.visual, ~reading.visual)):
+        total = int(mine.sum())
+        for layer in range(layers):
+            e = reading.entropy[layer, mine]
+            rank = np.empty(total, dtype=int)
+            rank[np.argsort(e, kind="stable")] = np.arange(total)
+            bucket = rank * quantiles // max(total, 1)
+            divergence, same = reading.kl[layer, mine], agree[layer, mine]
+            values = np.stack([np.ones(total), divergence, e, same, divergence * same], 1)
+            np.add.at(table[layer, kind], bucket, values)
+    return table
+
+
+def changed(reading: Reading) -> Counter[tuple[str, int, int]]:
+    """Count (kind, base's top id, policy's top id) where the two differ, over all layers."""
+    counts: Counter[tuple[str, int, int]] = Counter()
+    for kind, mine in zip(KINDS, (reading.visual, ~reading.visual), strict=True):
+        ours, theirs = reading.base_top[:, mine], reading.policy_top[:, mine]
+        moved = ours != theirs
+        counts.update(
+            (kind, int(a), int(b)) for a, b in zip(ours[moved], theirs[moved], strict=True)
+        )
+    return counts
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A pair's drift over items; arrays are (layers, kinds, quantiles), NaN in empty cells."""
+
+    n: int
+    kl: Floats
+    low: Floats
+    high: Floats
+    entropy: Floats
+    agreement: Floats
+    kl_where_agree: Floats
+    count: Floats
+
+
+def profile(items: Floats, *, seed: int = 0) -> Profile:
+    """Return means over all positions with item bootstrap intervals of the KL.
+
+    ``items`` is (items, layers, kinds, quantiles, fields), one :func:`cells` each.
+    """
+    total = items.sum(0)
+    count, divergence, e, agree, kl_agree = np.moveaxis(total, -1, 0)
+    resampled = bootstrap_ratio(items[..., 1], items[..., 0], seed=seed, draws=1000)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        low, high = percentile(np.where(count == 0, 0, resampled))
+        return Profile(
+            n=len(items),
+            kl=divergence / count,
+            low=np.where(count == 0, np.nan, low),
+            high=np.where(count == 0, np.nan, high),
+            entropy=e / count,
+            agreement=agree / count,
+            kl_where_agree=kl_agree / agree,
+            count=count,
+        )
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Low-entropy drift against high-entropy drift, over all layers of one kind of position.
+
+    ``difference`` is the mean KL of the lower half of the entropy quantiles minus that of the upper
+    half, in nats (a middle quantile counts for neither); ``ratio`` is the same as a quotient, which
+    a change of the whole drift's size leaves alone.
+    """
+
+    difference: float
+    interval: Interval
+    ratio: float
+    ratio_interval: Interval
+
+
+def contrast(items: Floats, kind: str, *, seed: int = 0) -> Contrast:
+    """Return whether low-entropy positions drift more; see :class:`Contrast`."""
+    halves = _halves(items, kind)
+    resampled = bootstrap_ratio(halves[..., 1], halves[..., 0], seed=seed)
+    low, high = _mean_of(halves)
+    return Contrast(
+        low - high,
+        _interval(resampled[:, 0] - resampled[:, 1]),
+        _quotient(low, high),
+        _interval(_quotients(resampled)),
+    )
+
+
+def against_null(
+    items: Floats, null: Floats, kind: str, *, seed: int = 0
+) -> tuple[float, Interval]:
+    """Return log(ratio / ratio of the null), paired by item, with its interval.
+
+    Above 0: relative to high-entropy positions, low-entropy ones drift more under the pair's
+    training than under the null, so that the shape is not only what KL does to any change.
+    """
+    ours, theirs = _halves(items, kind), _halves(null, kind)
+    both = np.concatenate([ours, theirs], axis=1)
+    resampled = bootstrap_ratio(both[..., 1], both[..., 0], seed=seed)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(_quotients(resampled[:, :2])) - np.log(_quotients(resampled[:, 2:]))
+        value = np.log(_quotient(*_mean_of(ours))) - np.log(_quotient(*_mean_of(theirs)))
+    return float(value), _interval(logs[np.isfinite(logs)])
+
+
+def _halves(items: Floats, kind: str) -> Floats:
+    """Return (items, 2, fields): sums of the lower and the upper half of the quantiles."""
+    mine = items[:, :, KINDS.index(kind)].sum(1)
+    half = mine.shape[1] // 2
+    return np.stack([mine[:, :half].sum(1), mine[:, -half:].sum(1)], axis=1)
+
+
+def _mean_of(halves: Floats) -> tuple[float, float]:
+    total = halves.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        low, high = total[:, 1] / total[:, 0]
+    return float(low), float(high)
+
+
+def _quotient(low: float, high: float) -> float:
+    return low / high if high else float("nan")
+
+
+def _quotients(means: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(means[:, 1] == 0, np.nan, means[:, 0] / means[:, 1]))
+
+
+def _interval(samples: Floats) -> Interval:
+    if len(samples) == 0 or np.isnan(samples).all():
+        return Interval(float("nan"), float("nan"))
+    low, high = percentile(samples)
+    return Interval(float(low), float(high))
+
+
+def noisy_twin(policy: PreTrainedModel, base: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """Return the base with Gaussian noise on every weight tensor, of the norm of policy - base.
+
+    The norm is matched tensor by tensor, so a tensor that training left alone is left alone. What
+    drift this model shows is the answer to "is the profile only what any change would do?".
+    """
+    twin = copy.deepcopy(base)
+    ours = dict(policy.named_parameters())
+    with torch.no_grad():
+        for name, weight in twin.named_parameters():
+            wanted = (ours[name].to(weight.device).float() - weight.float()).norm()
+            if wanted == 0:
+                continue
+            generator = torch.Generator().manual_seed(stable_seed(seed, name))
+            noise = torch.randn(weight.shape, generator=generator).to(weight.device)
+            weight.copy_((weight.float() + noise * wanted / noise.norm()).to(weight.dtype))
+    return twin.eval()
+
+
+def top_changes(
+    counts: Counter[tuple[str, int, int]], kind: str, most: int = 20
+) -> Iterator[tuple[int, int, int]]:
+    """Yield (base id, policy id, count) of the most frequent changes at one kind of position."""
+    mine = Counter({(a, b): n for (k, a, b), n in counts.items() if k == kind})
+    for (a, b), n in sorted(mine.items(), key=lambda item: (-item[1], item[0]))[:most]:
+        yield a, b, n

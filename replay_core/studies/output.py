@@ -1,0 +1,141 @@
+"""What every study writes: rows that survive a kill, a CSV table, and a JSON that says how."""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from replay_core.errors import UsageError
+from replay_core.record import library_versions
+
+Row = dict[str, Any]
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """Return 12 hexadecimal digits that change with any setting."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class Rows:
+    """Rows of one study with one set of settings, appended to a file as they are measured.
+
+    The file's name holds the settings' digest, so that a run with other settings never reads these
+    rows, and the same run goes on where it was killed. ``key`` names the fields that identify a
+    row. A last line that a kill cut short is dropped.
+    """
+
+    def __init__(
+        self, folder: Path, study: str, settings: Mapping[str, Any], key: Sequence[str]
+    ) -> None:
+        self.settings = {**settings, "versions": library_versions()}
+        self.hash = digest(self.settings)
+        self.path = folder / f"{study}.{self.hash}.jsonl"
+        self._key = tuple(key)
+        self._rows: dict[tuple[Hashable, ...], Row] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.path.is_file():
+            self._read()
+
+    def _read(self) -> None:
+        whole = self.path.read_bytes()
+        kept = whole[: whole.rfind(b"\n") + 1]
+        for number, line in enumerate(kept.splitlines(), 1):
+            try:
+                row = json.loads(line)
+                self._rows[self._of(row)] = row
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise UsageError(
+                    f"{self.path} line {number} is not a row of this study ({error}); remove the "
+                    "file to measure again"
+                ) from error
+        if len(kept) < len(whole):
+            os.truncate(self.path, len(kept))
+
+    def _of(self, row: Mapping[str, Any]) -> tuple[Hashable, ...]:
+        return tuple(row[name] for name in self._key)
+
+    def __contains__(self, key: tuple[Hashable, ...]) -> bool:
+        return key in self._rows
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows.values())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Append rows to the file, at once on disk; a row that is there is left as it is."""
+        fresh = {self._of(row): row for row in rows if self._of(row) not in self._rows}
+        with self.path.open("a", encoding="utf-8") as file:
+            for row in fresh.values():
+                file.write(json.dumps(row, default=_plain) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._rows.update(fresh)
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as CSV, with the fields of all of them in order of appearance."""
+    fields = list(dict.fromkeys(field for row in rows for field in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([{k: _cell(v) for k, v in row.items()} for row in rows])
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write content as JSON with sorted keys; numbers that are not finite become null."""
+    text = json.dumps(_finite(content), indent=1, sort_keys=True, default=_plain)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_study(
+    folder: Path,
+    study: str,
+    *,
+    settings: Mapping[str, Any],
+    table: Sequence[Row],
+    findings: Mapping[str, Any],
+    seed: int,
+) -> None:
+    """Write ``study.csv`` and ``study.json`` (settings, versions, seed, hash, findings)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(folder / f"{study}.csv", table)
+    content = {
+        "study": study,
+        "settings": settings,
+        "configuration_hash": digest(settings),
+        "versions": library_versions(),
+        "seed": seed,
+        "findings": findings,
+        "table": list(table),
+    }
+    write_json(folder / f"{study}.json", content)
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float | np.floating) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _finite(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value

@@ -1,0 +1,112 @@
+"""A killed run is finished from its journal, and nothing else is ever taken from one."""
+
+import json
+
+import pytest
+import torch
+
+from replay_adapters.lmms_eval.journal import Journal
+from replay_core import ReplayRecord, UsageError
+from tests.replay_adapters.conftest import REPLAY
+from tests.replay_adapters.lmms_eval.test_end_to_end import arguments
+
+RECORD = ReplayRecord(
+    pair="p",
+    policy_revision="a",
+    base_revision="b",
+    config_hash="c",
+    versions={},
+    method="replay",
+    outcome="applied",
+    masked_fraction={0: 0.5},
+)
+INPUTS = {"input_ids": torch.tensor([[1, 2], [3, 4]]), "pixel_values": torch.rand(2, 3)}
+GENERATION = {"max_new_tokens": 5, "do_sample": False}
+
+
+def kept(path, fingerprint: str = "f", answers=((7, 8, 9), (5, 0, 0))) -> str:
+    journal = Journal(path, fingerprint)
+    key = journal.key(INPUTS, GENERATION, [0, 1])
+    journal.keep(key, torch.tensor(answers), [RECORD, RECORD])
+    return key
+
+
+def test_a_batch_comes_back_as_generate_returned_it(tmp_path):
+    key = kept(tmp_path / "j")
+    output, records = Journal(tmp_path / "j", "f").find(key, INPUTS["input_ids"])
+    assert output.tolist() == [[1, 2, 7, 8, 9], [3, 4, 5, 0, 0]]
+    assert records == [RECORD, RECORD]
+
+
+def test_answers_without_a_token_come_back_too(tmp_path):
+    key = kept(tmp_path / "j", answers=((), ()))
+    output, _ = Journal(tmp_path / "j", "f").find(key, INPUTS["input_ids"])
+    assert output.tolist() == INPUTS["input_ids"].tolist()
+
+
+@pytest.mark.parametrize("part", ["pixels", "prompt", "seeds", "generation", "fingerprint"])
+def test_another_batch_is_not_known(tmp_path, part):
+    key = kept(tmp_path / "j")
+    inputs, generation, seeds, fingerprint = dict(INPUTS), dict(GENERATION), [0, 1], "f"
+    if part == "pixels":
+        inputs["pixel_values"] = inputs["pixel_values"] + 1e-3
+    elif part == "prompt":
+        inputs["input_ids"] = inputs["input_ids"].flip(0)
+    elif part == "seeds":
+        seeds = [0, 2]
+    elif part == "generation":
+        generation["max_new_tokens"] = 6
+    else:
+        fingerprint = "g"
+    journal = Journal(tmp_path / "j", fingerprint)
+    assert journal.key(INPUTS, GENERATION, [0, 1]) == key or part == "fingerprint"
+    other = journal.key(inputs, generation, seeds)
+    assert journal.find(other, inputs["input_ids"]) is None
+
+
+def test_a_torn_line_is_left_out_and_written_over(tmp_path):
+    path = tmp_path / "j"
+    key = kept(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[: len(whole) // 2])
+    journal = Journal(path, "f")
+    assert journal.find(key, INPUTS["input_ids"]) is not None
+    journal.keep("other", torch.tensor([[1]]), [RECORD])
+    assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == [key, "other"]
+
+
+def test_processes_have_files_of_their_own(tmp_path):
+    Journal(tmp_path / "j", "f", rank=1).keep("k", torch.tensor([[1]]), [RECORD])
+    assert [path.name for path in tmp_path.iterdir()] == ["j.1"]
+
+
+@pytest.mark.parametrize("content", ["[1]\n", "no json\n", '{"answers": []}\n'])
+def test_a_file_that_is_no_journal_is_refused(tmp_path, content):
+    (tmp_path / "j").write_text(content)
+    with pytest.raises(UsageError, match="is not a journal of answers"):
+        Journal(tmp_path / "j", "f")
+
+
+def test_a_killed_run_is_finished_from_its_journal(lmms_eval_command, lmms_eval, tiny_pairs):
+    given = arguments(tiny_pairs["qwen2_5_vl"], REPLAY, "dtype=float32", "replay_journal=answers")
+    command = lmms_eval_command("qwen2_vl_replay", given, "replay_test_pictures")
+    journal = command.folder / "answers"
+
+    def lines() -> list[str]:
+        return journal.read_text().splitlines() if journal.is_file() else []
+
+    assert command.run_until(lambda: len(lines()) >= 3) == -9
+    assert not list(command.folder.rglob("*_results.json"))
+    before = [json.loads(line) for line in lines() if line.endswith("}")]
+    assert 3 <= len(before) < 6
+    ended = command.run()
+    assert ended.code == 0, ended.output
+    assert len(lines()) == 6
+    assert [json.loads(line) for line in lines()][: len(before)] == before
+    undisturbed = lmms_eval("qwen2_vl_replay", given, "replay_test_pictures")
+    assert ended.answers == undisturbed.answers
+    for one, other in zip(ended.records, undisturbed.records, strict=True):
+        drop = {"seconds"}
+        assert {k: v for k, v in one.items() if k not in drop} == {
+            k: v for k, v in other.items() if k not in drop
+        }

@@ -1,0 +1,81 @@
+"""The README's tables have a line for everything that can be asked for."""
+
+import re
+from pathlib import Path
+
+import pytest
+from lmms_eval.utils import simple_parse_args_string
+
+from replay_adapters import options
+from replay_adapters.lmms_eval import MODEL_NAMES
+from replay_core import Outcome, ReplayConfig, ReplayRecord
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+OPTIONS = [*ReplayConfig.model_fields, *options._ADAPTER_OPTIONS]
+
+
+def first_cells() -> set[str]:
+    """Return every name that stands in the first column of a table."""
+    rows = re.findall(r"^\| ([^|]*) \|", README, flags=re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_has_a_line(name):
+    assert f"replay_{name}" in first_cells()
+
+
+@pytest.mark.parametrize("name", [name for name in MODEL_NAMES if "qwen2_" not in name])
+def test_every_model_name_has_a_line(name):
+    assert name in first_cells()
+
+
+def test_every_outcome_and_every_field_of_a_record_has_a_line():
+    cells = first_cells()
+    assert {outcome.value for outcome in Outcome} <= cells
+    named = set(ReplayRecord.model_fields) - {"schema_version", "method", "error"}
+    assert named <= cells
+
+
+def test_no_line_names_an_option_that_does_not_exist():
+    told = {cell for cell in first_cells() if cell.startswith("replay_")}
+    assert told == {f"replay_{name}" for name in OPTIONS}
+
+
+TYPED = {
+    "base": ("other/base", lambda s: s.pair.base == "other/base"),
+    "protocol": ("task", lambda s: s.protocol_name == "task"),
+    "base_device": ("cpu", lambda s: s.base_device == "cpu"),
+    "base_quantization": ("8bit", lambda s: s.base_quantization is not None),
+    "journal": ("answers.jsonl", lambda s: s.journal == Path("answers.jsonl")),
+    "method": ("inject", lambda s: s.config.method == "inject"),
+    "select": ("high", lambda s: s.config.select == "high"),
+    "boundary": ("reference", lambda s: s.config.boundary == "reference"),
+    "top_k": ("full", lambda s: s.config.top_k == "full"),
+    "positions": ("input", lambda s: s.config.positions == "input"),
+    "layers": ("[0,2]", lambda s: s.config.layers == (0, 2)),
+    "threshold": ("0.2", lambda s: s.config.threshold == 0.2),
+    "maximum": ("image", lambda s: s.config.maximum == "image"),
+    "thresholds": ("release", lambda s: s.config.thresholds == "release"),
+    "step_size": ("40", lambda s: s.config.step_size == 40),
+    "step_scaling": ("tokens", lambda s: s.config.step_scaling == "tokens"),
+    "steps": ("3", lambda s: s.config.steps == 3),
+    "keep": ("best", lambda s: s.config.keep == "best"),
+    "seed": ("7", lambda s: s.config.seed == 7),
+    "strict": ("true", lambda s: s.config.strict is True),
+}
+
+
+def test_every_option_is_typed_here():
+    assert TYPED.keys() == set(OPTIONS)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_reaches_its_setting_as_it_is_typed(name):
+    """Through the harness's own parser, which splits at commas and guesses types."""
+    value, arrived = TYPED[name]
+    typed = f"pair=mm_eureka_7b,replay_{name}={value}"
+    settings = options.resolve(simple_parse_args_string(typed))
+    assert arrived(settings)
+    assert not arrived(options.resolve({"pair": "mm_eureka_7b"}))
+    assert not any(key.startswith("replay_") for key in settings.rest)

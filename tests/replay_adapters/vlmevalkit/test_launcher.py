@@ -1,0 +1,170 @@
+"""The command line: what is refused before the harness is imported, and what reaches it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from replay_adapters.vlmevalkit import launcher
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Run the command and return the one line that it prints; the harness is not imported."""
+    monkeypatch.setattr(launcher, "load_run_script", lambda checkout: pytest.fail("too late"))
+
+    def run(*argv: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["vlmeval_replay", *argv])
+        with pytest.raises(SystemExit) as ended:
+            launcher.main()
+        assert ended.value.code == 2
+        (told,) = capsys.readouterr().err.strip().splitlines()
+        return told
+
+    return run
+
+
+DEMO = ("--model", "demo-replay", "--data", "replay_demo")
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (("--model", "demo-repaly", "--data", "x"), "did you mean demo-replay?"),
+        (("--model", "GPT4o-none", "--data", "x"), "is not a model of VLMEvalKit"),
+        (("--model", "demo-replay"), "--data is missing"),
+        (("--data", "x"), "--model is missing"),
+        (("--model", "demo-replay", "--data", "MMStar"), "cannot be answered by the embedded pair"),
+        ((*DEMO, "--replay", "treshold=0.2"), "did you mean threshold?"),
+        ((*DEMO, "--replay", "threshold=2"), "replay_threshold=2 is not allowed"),
+        ((*DEMO, "--replay", "method=base"), "the method is the end of the model's name"),
+        ((*DEMO, "--samples", "many"), "samples=many is not allowed"),
+        ((*DEMO, "--samples", "4"), "needs a temperature above 0"),
+        ((*DEMO, "--replay", "layers=99"), "replay_layers=99 is not possible"),
+        ((*DEMO, "--vlmevalkit", "/nowhere"), "--vlmevalkit /nowhere is not a checkout"),
+        (("--model", "GPT4o", "--data", "x", "--samples", "4"), "--model GPT4o names none"),
+        ((*DEMO, "--repaly", "steps=3"), "--repaly is not an argument; did you mean --replay?"),
+        ((*DEMO, "--judge-modle=x"), "--judge-modle is not an argument"),
+        (("--config", "nosuch.json"), "--config nosuch.json cannot be read"),
+        (("--config", "x.json", "--samples", "4"), "do not go with it"),
+    ],
+)
+def test_bad_input_is_one_sentence(refused, argv, told):
+    assert told in refused(*argv)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is not a run file"),
+        ('{"model": {"a": {}}, "data": {}}', "is not a run file"),
+        ('{"model": {"a": {}}, "data": {"b": {}}}', "--model a is not a model of VLMEvalKit"),
+        ('{"model": {"a": {"class": "Qwen2VLChatReplai"}}, "data": {"b": {}}}', "neither a class"),
+        (
+            '{"model": {"a": {"class": "Qwen2VLChatReplay", "pair": "dem"}}, "data": {"b": {}}}',
+            "pair=dem is neither a shipped pair nor a pair file; did you mean 'demo'",
+        ),
+        (
+            '{"model": {"demo-none": {"replay_step": 3}}, "data": {"replay_demo": {}}}',
+            "did you mean replay_steps?",
+        ),
+        (
+            '{"model": {"a": {"class": "Qwen3VLChatReplay", "pair": "demo"}}, "data": {"b": {}}}',
+            "is a qwen2_5_vl checkpoint, which Qwen3VLChatReplay cannot answer",
+        ),
+    ],
+)
+def test_a_bad_run_file_is_one_sentence(refused, tmp_path, content, told):
+    file = tmp_path / "run.json"
+    file.write_text(content)
+    assert told in refused("--config", str(file), "--work-dir", str(tmp_path))
+
+
+def test_our_models_get_their_full_names_and_the_harness_keeps_its_own_arguments():
+    argv = [*DEMO, "--mode", "infer", "--replay", "steps=3", "--judge", "exact_matching"]
+    run = launcher.prepare(argv)
+    (full,) = run.ours
+    assert full.rpartition("-")[0] == "demo-replay"
+    assert run.ours[full] == {"pair": "demo", "replay_method": "replay", "replay_steps": 3}
+    assert run.argv == [
+        *("--mode", "infer", "--judge", "exact_matching", "--work-dir", "./outputs"),
+        *("--model", full, "--data", "replay_demo"),
+    ]
+    (other,) = launcher.prepare([*DEMO, "--replay", "steps=4"]).ours
+    assert other != full
+    assert list(launcher.prepare([*DEMO, "--replay", "steps=3"]).ours) == [full]
+
+
+def test_a_run_file_reaches_the_harness_with_full_names_and_classes(tmp_path):
+    file = tmp_path / "run.json"
+    stock = {"class": "Qwen2VLChat", "model_path": "somewhere"}
+    models = {"demo-none": {}, "mine": {"class": "Qwen2VLChatReplay", "pair": "demo"}}
+    data = {"replay_demo": {"class": "CustomVQADataset", "dataset": "replay_demo"}}
+    file.write_text(json.dumps({"model": {**models, "stock": stock}, "data": data}))
+    run = launcher.prepare(["--config", str(file), "--work-dir", str(tmp_path / "out")])
+    written = json.loads((tmp_path / "out" / run.argv[-1].rpartition("/")[2]).read_text())
+    assert written["data"] == data
+    none, mine, untouched = written["model"]
+    assert none.startswith("demo-none-")
+    assert mine.startswith("mine-")
+    assert untouched == "stock"
+    assert written["model"]["stock"] == stock
+    assert written["model"][none] == {
+        "class": "Qwen2VLChatReplay",
+        "pair": "demo",
+        "replay_method": "none",
+    }
+
+
+def status(tmp_path, **dataset):
+    folder = tmp_path / "m"
+    folder.mkdir(exist_ok=True)
+    (folder / "status.json").write_text(json.dumps({"datasets": {"d": dataset}}))
+    return launcher.Run([], None, tmp_path, ["m"], ["d"])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "failure"),
+    [
+        ({"status": "done"}, None),
+        ({"status": "done", "skip_reason": "mode_infer"}, None),
+        ({"status": "done", "skip_reason": "invalid_dataset"}, "invalid dataset"),
+        ({"status": "done", "skip_reason": "No infer result found"}, "No infer result found"),
+        ({"status": "done", "error_message": "boom\nmore"}, "boom"),
+        ({"status": "infer"}, "it was not finished"),
+        ({}, "it was not finished"),
+    ],
+)
+def test_what_counts_as_a_failure(tmp_path, dataset, failure):
+    told = launcher.failures_of(status(tmp_path, **dataset), 0.0)
+    assert told == ([] if failure is None else [f"m on d: {failure}"])
+
+
+def test_samples_that_the_harness_skipped_are_a_failure(tmp_path):
+    run = status(tmp_path, status="done")
+    beside = tmp_path / "m" / "replay"
+    beside.mkdir()
+    (beside / "d.totals.json").write_text('{"missing": 2}')
+    assert launcher.failures_of(run, 0.0) == ["m on d: 2 samples were not answered"]
+    (beside / "d.totals.json").write_text('{"missing": 0}')
+    assert launcher.failures_of(run, 0.0) == []
+
+
+def test_a_status_of_an_earlier_run_does_not_count(tmp_path):
+    run = status(tmp_path, status="done")
+    os.utime(tmp_path / "m" / "status.json", (100, 100))
+    assert launcher.failures_of(run, 200.0) == ["m on d: it was not finished"]
+
+
+def test_names_are_read_from_the_harness_source_without_importing_it():
+    code = (
+        "import sys; from replay_adapters.vlmevalkit import launcher as l;"
+        "assert {'GPT4o', 'Qwen2.5-VL-7B-Instruct'} <= l.stock_models(None);"
+        "assert {'Qwen2VLChat', 'Qwen3VLChat', 'GPT4V'} <= l.stock_classes(None);"
+        "assert 'vlmeval' not in sys.modules"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr

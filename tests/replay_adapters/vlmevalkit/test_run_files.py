@@ -1,0 +1,53 @@
+"""The ready run files name models, classes, options and sets that exist."""
+
+import inspect
+import json
+
+import pytest
+from transformers import Qwen2_5_VLConfig
+
+from replay_adapters.resources import resource
+from replay_adapters.vlmevalkit import launcher
+
+FILES = sorted((resource("configs") / "vlmevalkit").glob("*.json"))
+SUITES = {
+    *("MathVerse_MINI_Vision_Only", "MathVision", "MathVista_MINI", "DynaMath", "WeMath"),
+    *("LogicVista", "MMMU_DEV_VAL", "MMMU_Pro_10c", "HRBench4K", "HRBench8K", "VStarBench"),
+    *("VideoMMMU", "MLVU_MCQ", "Video_Holmes"),
+}
+
+
+def entries():
+    return {path.stem: json.loads(path.read_text()) for path in FILES}
+
+
+def test_all_the_suites_are_there():
+    named = {s["dataset"] for file in entries().values() for s in file["data"].values()}
+    assert named == SUITES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_run_file_is_accepted_and_pairs_two_arms(path, monkeypatch, tmp_path):
+    """With the configs of the published checkpoints, which no test downloads."""
+    config = Qwen2_5_VLConfig(architectures=["Qwen2_5_VLForConditionalGeneration"])
+    for module in ("replay_core.pair", "replay_adapters.options"):
+        monkeypatch.setattr(f"{module}.load_config", lambda checkpoint: config)
+    monkeypatch.setattr("replay_adapters.options.adapted_base", lambda checkpoint: None)
+    run = launcher.prepare(["--config", str(path), "--work-dir", str(tmp_path)])
+    assert len(run.ours) == 2
+    (baseline, replayed) = (dict(arguments) for arguments in run.ours.values())
+    assert baseline.pop("replay_method") == "none"
+    assert replayed.pop("replay_method") == "replay"
+    assert baseline == replayed
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_sets_are_the_harness_own(harness, path):
+    import vlmeval.dataset
+
+    for name, entry in json.loads(path.read_text())["data"].items():
+        kind = getattr(vlmeval.dataset, entry["class"])
+        assert entry["dataset"] in kind.supported_datasets()
+        taken = inspect.signature(kind.__init__).parameters
+        assert set(entry) - {"class"} <= set(taken)
+        assert name == entry["dataset"] or entry["nframe"] == 16
