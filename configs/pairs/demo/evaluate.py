@@ -1,6 +1,6 @@
 """Measure every gate of the embedded pairs on scenes rendered with any seed.
 
-    python configs/pairs/demo/evaluate.py --seed 31415 --n 1000
+    python configs/pairs/demo/evaluate.py --seed 31415 --n 2000
 
 The checkpoints and the replay settings are those of the pair files demo.yaml and
 demo_drifted.yaml. The bf16 weights are read into float32 arithmetic, which is what the pair files
@@ -154,7 +154,7 @@ def main() -> None:
     """Command line: documents in, a line per gate out; exit status 1 when one is missed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="of the scenes and of sampled answers")
-    parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--n", type=int, default=2000)
     parser.add_argument(
         "--split", choices=["fresh", "dev", "test"], default="fresh", help="a committed one instead"
     )
