@@ -1,9 +1,7 @@
 """The replaying model classes: VLMEvalKit's own, with :class:`ReplayMixin` in front."""
 
 import copy
-import hashlib
 import time
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +18,8 @@ from replay_adapters.protocol import edit_question
 from replay_adapters.vlmevalkit import patches
 from replay_adapters.vlmevalkit.arguments import Planned, plan
 from replay_core import ReplayRecord, Steered
-from replay_core.record import Seconds, answer_fields
+from replay_core.recent import Recent
+from replay_core.record import answer_fields
 from replay_core.seeds import stable_seed
 from replay_core.steered import split_arguments
 
@@ -76,7 +75,7 @@ class ReplayMixin:
         self.frame_sampling = (self.fps, self.nframe)
         self._item: tuple[Any, ...] = ()
         self._records: list[ReplayRecord] = []
-        self._optimised: tuple[str, Any] | None = None
+        self.recent = Recent(self.steered)
         logger.info(f"replay: {self.settings.summary()}")
 
     def build_prompt(self, line: Any, dataset: Any, **more: Any) -> Any:
@@ -96,7 +95,7 @@ class ReplayMixin:
                 asked = copy.deepcopy(message)
                 answers.append(super().generate_inner(asked, dataset=dataset))  # type: ignore[misc]
         finally:
-            self._optimised = None  # nothing outlives a sample
+            self.recent.forget()  # nothing outlives a sample
         records = [record.model_dump(mode="json") for record in self._records]
         patches.keep(index, answers, records)
         return answers[0]
@@ -110,7 +109,8 @@ class ReplayMixin:
         # Outside a run of the harness, a sample is known by its prompt.
         key = (dataset, self.steered.seeds(inputs)[0] if index is None else index)
         item_seed, seed = (stable_seed(self.settings.config.seed, *key, n) for n in (0, repeat))
-        result = self._x(inputs, item_seed)
+        optimise = self.recent.optimise if self.plan.samples > 1 else self.steered.optimise
+        result = optimise(inputs, seeds=[item_seed])
         if generation.get("do_sample"):
             set_seed(seed)
         started = time.perf_counter()
@@ -122,16 +122,6 @@ class ReplayMixin:
         fields = [{**answer, "seed": seed}]
         self._records += self.steered.records(result, decode_seconds=seconds, answers=fields)
         return output
-
-    def _x(self, inputs: dict[str, Any], seed: int) -> Any:
-        """Return the optimised visual tokens, once for all repeats of the same inputs."""
-        if self.plan.samples == 1:
-            return self.steered.optimise(inputs, seeds=[seed])
-        digest = _digest(inputs)
-        if self._optimised is not None and self._optimised[0] == digest:
-            return replace(self._optimised[1], seconds=Seconds())  # counted with the first repeat
-        self._optimised = (digest, self.steered.optimise(inputs, seeds=[seed]))
-        return self._optimised[1]
 
     def _decoding(self, generation: dict[str, Any]) -> dict[str, Any]:
         """Return the harness's generation settings; plain argmax where a greedy run was asked."""
@@ -190,13 +180,3 @@ def _asked(message: list[dict[str, Any]], protocol: Protocol) -> list[dict[str, 
     last = texts[-1]
     changed = {**message[last], "value": edit_question(message[last]["value"], protocol)}
     return [*message[:last], changed, *message[last + 1 :]]
-
-
-def _digest(inputs: dict[str, torch.Tensor]) -> str:
-    """Return what changes with any value of the inputs."""
-    state = hashlib.sha256()
-    for name, value in sorted(inputs.items()):
-        whole = value.detach().cpu().contiguous()
-        state.update(f"{name} {whole.dtype} {tuple(whole.shape)}".encode())
-        state.update(whole.view(torch.uint8).numpy().tobytes() if whole.dim() else b"")
-    return state.hexdigest()

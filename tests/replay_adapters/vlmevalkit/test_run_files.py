@@ -15,6 +15,7 @@ SUITES = {
     *("LogicVista", "MMMU_DEV_VAL", "MMMU_Pro_10c", "HRBench4K", "HRBench8K", "VStarBench"),
     *("VideoMMMU", "MLVU_MCQ", "Video_Holmes"),
 }
+RELEASE_INJECTS = {"hrbench", "vstar", "video_16frame"}
 
 
 def entries():
@@ -27,18 +28,20 @@ def test_all_the_suites_are_there():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_run_file_is_accepted_and_pairs_two_arms(path, monkeypatch, tmp_path):
+def test_a_run_file_is_accepted_and_its_arms_differ_in_the_method_only(path, monkeypatch, tmp_path):
     """With the configs of the published checkpoints, which no test downloads."""
     config = Qwen2_5_VLConfig(architectures=["Qwen2_5_VLForConditionalGeneration"])
     for module in ("replay_core.pair", "replay_adapters.options"):
         monkeypatch.setattr(f"{module}.load_config", lambda checkpoint: config)
     monkeypatch.setattr("replay_adapters.options.adapted_base", lambda checkpoint: None)
     run = launcher.prepare(["--config", str(path), "--work-dir", str(tmp_path)])
-    assert len(run.ours) == 2
-    (baseline, replayed) = (dict(arguments) for arguments in run.ours.values())
-    assert baseline.pop("replay_method") == "none"
-    assert replayed.pop("replay_method") == "replay"
-    assert baseline == replayed
+    arms = [dict(arguments) for arguments in run.ours.values()]
+    methods = [arm.pop("replay_method") for arm in arms]
+    assert methods == ["none", "replay", "inject"][: len(arms)]
+    assert len(arms) == (3 if path.stem in RELEASE_INJECTS else 2)
+    for arm in arms[2:]:
+        assert arm.pop("replay_boundary") == "reference"
+    assert all(arm == arms[0] for arm in arms)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
