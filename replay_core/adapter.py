@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_peft_available
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
 
 from replay_core.errors import UsageError
 
@@ -20,18 +21,24 @@ def adapted_base(checkpoint: str | Path) -> str | None:
     Raises:
         UsageError: the adapter does not name the model.
     """
-    if (Path(checkpoint) / "config.json").is_file():
+    folder = Path(checkpoint)
+    found = folder / ADAPTER_CONFIG_NAME if folder.is_dir() else _on_the_hub(str(checkpoint))
+    if found is None or not found.is_file() or (folder / "config.json").is_file():
         return None
-    try:
-        found = find_adapter_config_file(str(checkpoint))
-    except (OSError, ValueError):  # not to be found at all: told when its config is asked for
-        return None
-    if found is None:
-        return None
-    base = json.loads(Path(found).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    base = json.loads(found.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
         raise UsageError(f"the adapter {checkpoint} names no base_model_name_or_path")
     return str(base)
+
+
+@lru_cache(maxsize=64)
+def _on_the_hub(checkpoint: str) -> Path | None:
+    """Return a hub repository's adapter config, fetched; None where it has none."""
+    try:
+        found = find_adapter_config_file(checkpoint)
+    except (OSError, ValueError):  # not to be found at all: told when its config is asked for
+        return None
+    return None if found is None else Path(found)
 
 
 def add_adapter(model: PreTrainedModel, adapter: str | Path) -> None:

@@ -1,7 +1,10 @@
 """Tiny pairs, made once per session in a temporary folder and loaded once."""
 
+import os
 from collections.abc import Callable
 from functools import cache
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test asks a hub
 
 import pytest
 import torch

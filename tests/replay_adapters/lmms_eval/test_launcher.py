@@ -39,7 +39,7 @@ def test_every_bad_input_of_the_command_line_is_one_sentence(refused, tiny_pairs
         f"{good},replay_steps=-3": "replay_steps=-3.0 is not allowed",
         f"{good},replay_layers=99": "replay_layers=99 is not possible",
         f"{good},replay_treshold=0.4": "did you mean replay_threshold?",
-        f"{good},replay_select=lo": "(allowed: low, high, all or random)",
+        f"{good},replay_select=lo": "(allowed: low, high, all, random, matched_low,",
         f"{good},replay_boundary=reference,replay_layers=5": "includes the last of 5 layers",
         f"pretrained={tmp_path},replay_base={pair.base}": "is not a checkpoint",
         f"pair={malformed}": "is not YAML",
