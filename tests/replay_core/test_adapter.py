@@ -128,6 +128,15 @@ def test_an_adapter_names_its_base_and_its_revision(one: Loaded, adapt: Adapt) -
     assert pair.policy_revision.startswith(f"{pair.base_revision}+sha256:")
 
 
+def test_a_whole_checkpoint_beside_an_adapters_config_is_a_checkpoint(
+    one: Loaded, adapt: Adapt, tmp_path: Path
+) -> None:
+    adapter, merged = adapt()
+    shutil.copytree(merged, tmp_path / "both")
+    shutil.copy(adapter / "adapter_config.json", tmp_path / "both")
+    assert adapted_base(tmp_path / "both") is None
+
+
 def test_a_model_without_adapter_needs_a_base(one: Loaded) -> None:
     with pytest.raises(UsageError, match="carries no LoRA adapter, so it needs a base"):
         make_pair(one.policy)
