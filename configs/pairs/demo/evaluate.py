@@ -137,6 +137,11 @@ def drifted_gates(docs: Sequence[dict], seed: int) -> list[Gate]:
     print(f"demo_drifted: base {drifted.arm('base', method='base').mean():.3f}")
     arms = {
         "injection": drifted.against_policy("injection", method="inject", select="all"),
+        "before": drifted.against_policy(
+            "injection before layers",
+            **{"method": "inject", "select": "all", "boundary": "reference"},
+            **{"positions": "visual", "thresholds": "dynamic"},
+        ),
         "replay": drifted.against_policy("replay"),
         "random x": drifted.against_policy("random x of the same norms", random=True),
     }
@@ -144,6 +149,7 @@ def drifted_gates(docs: Sequence[dict], seed: int) -> list[Gate]:
     helps = arms["random x"].fixed > arms["random x"].broken and arms["random x"].p_value < 0.05
     passed = [
         ("injection at visual positions repairs, p < .001", "injection", repairs["injection"]),
+        ("injection before the layers (reference) repairs, p < .001", "before", repairs["before"]),
         ("replay repairs, p < .001", "replay", repairs["replay"]),
         ("random x of the same norms does not", "random x", not helps),
     ]
