@@ -170,7 +170,7 @@ def test_evaluate_reports_every_gate(tmp_path):
     )
     found = json.loads(output.read_text())
     assert (found["seed"], found["n"]) == (7, 20)
-    assert [gate["pair"] for gate in found["gates"]] == ["demo"] * 5 + ["demo_drifted"] * 3
+    assert [gate["pair"] for gate in found["gates"]] == ["demo"] * 5 + ["demo_drifted"] * 4
     assert ended.returncode == (0 if all(gate["passed"] for gate in found["gates"]) else 1)
     for gate in found["gates"]:
         assert gate["what"] in ended.stdout
