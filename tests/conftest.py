@@ -1,7 +1,7 @@
 """Tiny pairs, made once per session in a temporary folder and loaded once."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test asks a hub
@@ -18,6 +18,17 @@ transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)
 
 Load = Callable[..., Loaded]
+
+
+@pytest.fixture(autouse=True)
+def gradients_on() -> Iterator[None]:
+    """Gradients are on in every test, whatever ran before it in this process.
+
+    Importing vlmeval.vlm switches them off for everybody.
+    """
+    torch.set_grad_enabled(True)
+    yield
+    torch.set_grad_enabled(True)
 
 
 @pytest.fixture(scope="session")
