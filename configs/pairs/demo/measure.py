@@ -49,7 +49,7 @@ def batches(
         images = [grey if blank else doc["image"] for doc in part]
         texts = [
             processor.apply_chat_template(
-                harness_messages(image, doc["question"]),
+                harness_messages(image, doc["question"], doc.get("question_first", False)),
                 tokenize=False,
                 add_generation_prompt=True,
             )

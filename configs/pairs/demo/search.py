@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 
 import measure
+import paths
 import torch
 from checkpoint import task
 from transformers import AutoProcessor
@@ -46,6 +47,18 @@ def arms(args: argparse.Namespace) -> list[tuple[ReplayConfig, bool]]:
     return found
 
 
+def documents(args: argparse.Namespace) -> list[dict]:
+    """The documents that every arm answers."""
+    if args.paths:
+        seed, fold = (1, 1) if args.split == "dev" else (args.seed, 0)
+        docs = paths.docs(seed, args.n, fold)
+    elif args.split == "dev":
+        docs = measure.split_docs("dev")[: args.n]
+    else:
+        docs = measure.fresh_docs(args.seed, args.n)
+    return [doc | {"question_first": args.question_first} for doc in docs]
+
+
 def main() -> None:
     """Run every arm against the policy alone, on the same documents."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -53,6 +66,8 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, required=True)
     parser.add_argument("--base", type=Path, help="default: base/ beside it")
     parser.add_argument("--split", choices=["dev", "fresh"], default="dev")
+    parser.add_argument("--paths", action="store_true", help="questions about paths instead")
+    parser.add_argument("--question-first", action="store_true", help="put it before the image")
     parser.add_argument("--seed", type=int, default=0, help="of fresh documents")
     parser.add_argument("--n", type=int, default=500)
     parser.add_argument("--select", type=lambda text: text.split(","), default=["all"])
@@ -71,8 +86,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     if args.noise:
         task.NOISE = tuple(args.noise)
-    docs = measure.split_docs("dev") if args.split == "dev" else None
-    docs = docs[: args.n] if docs else measure.fresh_docs(args.seed, args.n)
+    docs = documents(args)
     base = args.base or args.policy.parent / "base"
     pair = load_pair(args.policy, base, dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(args.policy)
@@ -85,7 +99,7 @@ def main() -> None:
     kinds = [doc["question_type"] for doc in docs]
     for method, right in alone.items():
         by = {k: [r for r, kind in zip(right, kinds, strict=True) if kind == k] for k in set(kinds)}
-        shares = "  ".join(f"{k} {sum(by[k]) / len(by[k]):.3f}" for k in task.QUESTION_TYPES)
+        shares = "  ".join(f"{k} {sum(by[k]) / len(by[k]):.3f}" for k in dict.fromkeys(kinds))
         print(f"{method:<6} {right.mean():.3f}  {shares}", flush=True)
 
     new = not args.table.exists()
@@ -109,7 +123,8 @@ def main() -> None:
             outcome = measure.paired(alone["none"], measure.scores(responses, docs)[:, 0])
             row = {
                 "policy": args.policy.name,
-                "documents": args.split if args.split == "dev" else f"fresh {args.seed}",
+                "documents": ("dev" if args.split == "dev" else f"fresh {args.seed}")
+                + (", paths" if args.paths else ""),
                 "n": len(docs),
                 "noise": "-".join(f"{value:g}" for value in task.NOISE),
                 "base": f"{alone['base'].mean():.3f}",

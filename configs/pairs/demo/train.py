@@ -1,16 +1,20 @@
 """Train the embedded pairs on one CPU thread: a base, then policies by RL with verifiable rewards.
 
-The shipped checkpoints come from these commands (about 15 minutes for the base, 3 to 12 for a
+The shipped checkpoints come from these commands (about 20 minutes for the base, 1 to 4 for a
 policy, on one thread):
 
-    python configs/pairs/demo/train.py base                      # supervised, with a lens loss
-    python configs/pairs/demo/train.py habits                    # the same, with more guesses
-    python configs/pairs/demo/train.py rl --recipe demo --seed 1      # GRPO, all question types
-    python configs/pairs/demo/train.py rl --recipe drifted --seed 0   # destructive, on purpose
-    python configs/pairs/demo/train.py export --demo-seed 1 --drifted-seed 0
+    python configs/pairs/demo/train.py base --phase base-plain   # supervised, with a lens loss
+    python configs/pairs/demo/train.py base --phase base         # the same, with more guesses
+    python configs/pairs/demo/train.py export --run base --name base
+    python configs/pairs/demo/train.py rl --recipe demo --seed 1           # GRPO, all types
+    python configs/pairs/demo/train.py export --run demo-seed1 --name policy
+    python configs/pairs/demo/train.py sft --recipe demo --seed 0          # as long, without RL
+    python configs/pairs/demo/train.py export --run demo-sft-seed0 --name sft
+    python configs/pairs/demo/train.py rl --recipe drifted --seed 0        # destructive, on purpose
+    python configs/pairs/demo/train.py export --run drifted-seed0 --name drifted
 
-Each run writes a log of its own into logs/. The base learns worked answers and blind guesses side
-by side; RL finds out that working pays.
+Each run writes a log of its own into logs/. A policy starts from what was exported, to the bit.
+The base learns worked answers and blind guesses side by side; RL finds out that working pays.
 """
 
 from __future__ import annotations
@@ -19,11 +23,13 @@ import argparse
 import json
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import checkpoint
 import numpy as np
+import paths
 import torch
 from checkpoint import task
 from measure import split_docs
@@ -60,6 +66,21 @@ LENS_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
+class Phase:
+    """One supervised phase of a base: what it goes on from and what it learns.
+
+    `stream` numbers its random draws; RL has stream 1.
+    """
+
+    p_guess: dict[str, float]
+    steps: int
+    lr: float
+    stream: int
+    start: str = ""  # nothing: random weights
+    question_first: bool = False
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One way to train a policy: on which questions, and how fast which part of the model."""
 
@@ -69,20 +90,30 @@ class Recipe:
     steps: int = 160
     prompts: int = 48
     samples: int = 8
-    question_first: bool = False
     start: str = "base"
+    question_first: bool = False
 
 
+PHASES = {
+    "base-plain": Phase(P_GUESS, steps=1300, lr=2e-3, stream=0),
+    "base": Phase(P_HABIT, steps=300, lr=1e-3, stream=2, start="base-plain"),
+    # For the search; not shipped.
+    "base-question-first": Phase(P_HABIT, 500, 1e-3, 3, start="base", question_first=True),
+    "base-paths": Phase(P_HABIT | {paths.KIND: 0.6}, 500, 1e-3, 4, start="base"),
+}
 NARROW = ("count_colour", "more_than")
 RECIPES = {
     "demo": Recipe(steps=80),
     # Destructive on purpose: only the vision tower learns, fast, and only two types are rewarded.
     # It goes on from the good policy, which answers by working: blind guesses hide the damage.
-    "drifted": Recipe(NARROW, text_lr=0.0, vision_lr=2.5e-3, steps=50, start="demo-seed1"),
+    "drifted": Recipe(NARROW, text_lr=0.0, vision_lr=2.5e-3, steps=50, start="policy"),
     # Tried in the search for good RLVR that replay helps; not shipped.
     "narrow": Recipe(NARROW, vision_lr=1.5e-3, steps=60),
+    "narrow-fast": Recipe(NARROW, vision_lr=2.5e-3, steps=60),
     "restless": Recipe(vision_lr=1e-3, steps=60),
-    "question-first": Recipe(steps=60, question_first=True, start="base-question-first"),
+    "question-first": Recipe(steps=60, start="base-question-first", question_first=True),
+    "paths": Recipe((paths.KIND,), steps=60, start="base-paths"),
+    "paths-fast": Recipe((paths.KIND,), vision_lr=1.5e-3, steps=60, start="base-paths"),
 }
 
 
@@ -123,7 +154,7 @@ class Prompts:
 
 
 def draw_response(
-    rng: np.random.Generator, question: task.Question, like: str, p_guess: float
+    rng: np.random.Generator, question: paths.Path | task.Question, like: str, p_guess: float
 ) -> tuple[str, str]:
     """(thought, answer) the base is shown: a blind guess, worked, or worked with one slip.
 
@@ -134,9 +165,9 @@ def draw_response(
     evidence = list(question.evidence)
     if rng.random() < P_CORRUPT:
         place = int(rng.integers(len(evidence)))
-        looked_up = question.kind in ("colour_at", "shape_at")
+        looked_up = question.kind in ("colour_at", "shape_at", paths.KIND)
         evidence[place] = int(rng.integers(1, 13) if looked_up else rng.integers(task.GRID + 1))
-    return task.conclude(question.kind, tuple(evidence))
+    return paths.conclude(question, tuple(evidence))
 
 
 def base_batch(
@@ -144,16 +175,20 @@ def base_batch(
     prompts: Prompts,
     processor: Qwen2_5_VLProcessor,
     p_guess: dict[str, float],
+    count: int = IMAGES,
 ) -> tuple[Packed, Tensor, Tensor]:
-    """Packed question-answer blocks, pixel values, and (images, 16) lens targets."""
-    scenes = task.sample_scenes(rng, IMAGES, task.TRAIN_FOLDS)
+    """Question-answer blocks on `count` images, pixel values, and (images, 16) lens targets.
+
+    The types of question are the keys of `p_guess`.
+    """
+    scenes = task.sample_scenes(rng, count, task.TRAIN_FOLDS)
     pixels = checkpoint.patchify(task.render(scenes, rng), processor)
     shared, blocks, leads = [], [], []
     for contents, other in zip(scenes.contents, np.roll(scenes.contents, 1, 0), strict=True):
         row = []
-        for kind in rng.choice(task.QUESTION_TYPES, size=QUESTIONS, replace=False):
-            question = task.ask(rng, contents, str(kind))
-            like = task.ask(rng, other, str(kind)).answer
+        for kind in rng.choice(list(p_guess), size=QUESTIONS, replace=False):
+            question = paths.ask(rng, contents, str(kind))
+            like = paths.ask(rng, other, str(kind)).answer
             head, tail, lead = prompts.parts(question.text)
             response = prompts.answer(*draw_response(rng, question, like, p_guess[str(kind)]))
             row.append(Block(tail + response, len(tail)))
@@ -165,7 +200,13 @@ def base_batch(
         shared, leads = shared[::QUESTIONS], leads[::QUESTIONS]
     packed = pack(shared, blocks, prompts.pad_id, leads)
     wanted = prompts.content_ids[torch.from_numpy(scenes.contents).flatten(1)]
-    return packed, pixels, wanted.repeat_interleave(len(shared) // IMAGES, 0)
+    return packed, pixels, wanted.repeat_interleave(len(shared) // count, 0)
+
+
+def dev_docs(kinds: Iterable[str]) -> list[dict]:
+    """The development split, and as many paths as it has of each type where they are trained."""
+    docs = split_docs("dev")
+    return docs + paths.docs(1, 100, fold=1) if paths.KIND in kinds else docs
 
 
 def dev_accuracy(
@@ -178,7 +219,7 @@ def dev_accuracy(
     answers = [prompts.tokenizer.decode(a[0]) for a in reader.sample(asked, pixels, list(leads))]
     scores = [task.score(text, doc["answer"]) for text, doc in zip(answers, docs, strict=True)]
     kinds = np.array([doc["question_type"] for doc in docs])
-    shares = [np.array(scores)[kinds == kind].mean() for kind in task.QUESTION_TYPES]
+    shares = [np.array(scores)[kinds == kind].mean() for kind in dict.fromkeys(kinds)]
     guessed = np.mean([checkpoint.GUESS in text for text in answers])
     return float(np.mean(scores)), "(" + " ".join(f"{s:.2f}" for s in shares) + (
         f", guesses {guessed:.2f})"
@@ -196,40 +237,34 @@ def dev_lens(reader: Reader, prompts: Prompts, pixels: Tensor) -> str:
     return "/".join(f"{(entropy <= g * peak).float().mean():.2f}" for g in (0.1, 0.2, 0.4, 0.7))
 
 
-def base_name(question_first: bool) -> str:
-    """Folder of a base."""
-    return "base-question-first" if question_first else "base"
+def start_from(args: argparse.Namespace, name: str) -> Qwen2_5_VLForConditionalGeneration:
+    """What was exported, else what was trained under this name, in float32."""
+    for folder in (args.out / name, args.work / name):
+        if (folder / "config.json").is_file():
+            return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    raise SystemExit(f"train {name!r} first: it is neither in {args.out} nor in {args.work}")
 
 
 def train_base(args: argparse.Namespace) -> None:
-    """Supervised training from scratch."""
+    """One supervised phase."""
+    phase = PHASES[args.phase]
     set_seed(args.seed)
     processor = checkpoint.build_processor()
-    checkpoint.check_inputs(processor, args.question_first)
-    model = checkpoint.build_model(processor.tokenizer)
-    log.info("base: %d parameters", sum(p.numel() for p in model.parameters()))
-    rng = np.random.default_rng([args.seed, 0])
-    supervise(args, model, rng, P_GUESS, args.base_steps, args.base_lr)
-    save(model, processor, args.work / f"{base_name(args.question_first)}-plain")
-
-
-def train_habits(args: argparse.Namespace) -> None:
-    """The base's last phase: the same training, with more guesses."""
-    set_seed(args.seed)
-    name = base_name(args.question_first)
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.work / f"{name}-plain")
-    rng = np.random.default_rng([args.seed, 2])
-    supervise(args, model, rng, P_HABIT, args.habits_steps, args.habits_lr)
-    save(model, checkpoint.build_processor(), args.work / name)
+    checkpoint.check_inputs(processor, phase.question_first)
+    if phase.start:
+        model = start_from(args, phase.start)
+    else:
+        model = checkpoint.build_model(processor.tokenizer)
+    log.info("%s, seed %d: %s", args.phase, args.seed, json.dumps(asdict(phase)))
+    supervise(args, model, phase, np.random.default_rng([args.seed, phase.stream]))
+    save(model, processor, args.work / args.phase)
 
 
 def supervise(
     args: argparse.Namespace,
     model: Qwen2_5_VLForConditionalGeneration,
+    phase: Phase,
     rng: np.random.Generator,
-    p_guess: dict[str, float],
-    steps: int,
-    lr: float,
 ) -> None:
     """Train on answers and, at visual positions, on what each cell holds.
 
@@ -238,16 +273,17 @@ def supervise(
     and the mask of Activation Replay is empty.
     """
     processor = checkpoint.build_processor()
-    prompts = Prompts(processor, args.question_first)
+    prompts = Prompts(processor, phase.question_first)
     reader = Reader(model, prompts.prefix, PATCH_GRID)
-    docs = split_docs("dev")
+    docs = dev_docs(phase.p_guess)
     seen = checkpoint.patchify(np.stack([np.asarray(d["image"]) for d in docs[:100]]), processor)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    log.info("%s: %d steps, lr %g, seed %d", args.stage, steps, lr, args.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=phase.lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, phase.lr, total_steps=phase.steps, pct_start=0.1
+    )
     start = time.monotonic()
-    for step in tqdm(range(1, steps + 1), desc=args.stage):
-        batch, pixels, contents = base_batch(rng, prompts, processor, p_guess)
+    for step in tqdm(range(1, phase.steps + 1), desc=args.phase):
+        batch, pixels, contents = base_batch(rng, prompts, processor, phase.p_guess)
         hidden = reader.hidden(batch, pixels, every_layer=True)
         answer_loss = -reader.target_log_probs(batch, hidden[-1]).mean()
         lens = reader.lens(hidden, batch.leads)
@@ -255,11 +291,10 @@ def supervise(
         lens_loss = cross_entropy(lens.flatten(0, 2), wanted.flatten())
         update(model, optimizer, answer_loss + LENS_WEIGHT * lens_loss)
         schedule.step()
-        if step % 100 == 0 or step == steps:
+        if step % 100 == 0 or step == phase.steps:
             log.info(
-                "%s step %4d  answer %.3f  lens %.3f  gamma .1/.2/.4/.7 selects %s  dev %.3f %s "
+                "step %4d  answer %.3f  lens %.3f  gamma .1/.2/.4/.7 selects %s  dev %.3f %s "
                 "(%.0f s)",
-                args.stage,
                 step,
                 answer_loss.item(),
                 lens_loss.item(),
@@ -282,11 +317,11 @@ def train_policy(args: argparse.Namespace) -> None:
     recipe = RECIPES[args.recipe]
     set_seed(args.seed)
     rng = np.random.default_rng([args.seed, 1])
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.work / recipe.start)
+    model = start_from(args, recipe.start)
     processor = checkpoint.build_processor()
     prompts = Prompts(processor, recipe.question_first)
     reader = Reader(model, prompts.prefix, PATCH_GRID)
-    docs = split_docs("dev")
+    docs = dev_docs(recipe.kinds)
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe), weight_decay=0.0)
     log.info("rl %s, seed %d: %s", args.recipe, args.seed, json.dumps(asdict(recipe)))
     log.info("rl step    0  dev %.3f %s", *dev_accuracy(reader, prompts, processor, docs))
@@ -295,7 +330,7 @@ def train_policy(args: argparse.Namespace) -> None:
         scenes = task.sample_scenes(rng, recipe.prompts, task.TRAIN_FOLDS)
         images = task.render(scenes, rng)
         questions = [
-            task.ask(rng, contents, str(rng.choice(recipe.kinds))) for contents in scenes.contents
+            paths.ask(rng, contents, str(rng.choice(recipe.kinds))) for contents in scenes.contents
         ]
         parts = [prompts.parts(question.text) for question in questions]
         asked = [head + tail for head, tail, _ in parts]
@@ -337,6 +372,34 @@ def train_policy(args: argparse.Namespace) -> None:
     save(model, processor, args.work / f"{args.recipe}-seed{args.seed}")
 
 
+def train_twin(args: argparse.Namespace) -> None:
+    """What RL is compared with: as many updates and answers, on the base's own data.
+
+    The same start, learning rates and parts of the model as the recipe; no reward and no lens loss.
+    """
+    recipe = RECIPES[args.recipe]
+    set_seed(args.seed)
+    rng = np.random.default_rng([args.seed, 5])
+    model = start_from(args, recipe.start)
+    processor = checkpoint.build_processor()
+    prompts = Prompts(processor, recipe.question_first)
+    reader = Reader(model, prompts.prefix, PATCH_GRID)
+    docs = dev_docs(recipe.kinds)
+    count = recipe.prompts * recipe.samples // QUESTIONS
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe), weight_decay=0.0)
+    log.info("sft %s, seed %d: %s", args.recipe, args.seed, json.dumps(asdict(recipe)))
+    log.info("sft step    0  dev %.3f %s", *dev_accuracy(reader, prompts, processor, docs))
+    for step in tqdm(range(1, recipe.steps + 1), desc="sft"):
+        batch, pixels, _ = base_batch(rng, prompts, processor, P_HABIT, count)
+        hidden = reader.hidden(batch, pixels)
+        loss = -reader.target_log_probs(batch, hidden[-1]).mean()
+        update(model, optimizer, loss)
+        if step % 20 == 0 or step == recipe.steps:
+            accuracy = dev_accuracy(reader, prompts, processor, docs)
+            log.info("sft step %4d  answer %.3f  dev %.3f %s", step, loss.item(), *accuracy)
+    save(model, processor, args.work / f"{args.recipe}-sft-seed{args.seed}")
+
+
 def parameter_groups(
     model: Qwen2_5_VLForConditionalGeneration, recipe: Recipe
 ) -> list[dict[str, object]]:
@@ -361,22 +424,16 @@ def save(
 
 
 def export(args: argparse.Namespace) -> None:
-    """Round the base and both policies to bf16 and write them next to this file."""
-    sources = {
-        "base": "base",
-        "policy": f"demo-seed{args.demo_seed}",
-        "drifted": f"drifted-seed{args.drifted_seed}",
-    }
-    for name, source in sources.items():
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            args.work / source, dtype=torch.bfloat16
-        )
-        save(model, checkpoint.build_processor(), args.out / name)
-        size = sum(file.stat().st_size for file in (args.out / name).iterdir())
-        log.info("export: %s from %s, %.2f MB", name, source, size / 1e6)
+    """Round one trained model to bf16 and write it next to this file."""
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        args.work / args.run, dtype=torch.bfloat16
+    )
+    save(model, checkpoint.build_processor(), args.out / args.name)
+    size = sum(file.stat().st_size for file in (args.out / args.name).iterdir())
+    log.info("export: %s from %s, %.2f MB", args.name, args.run, size / 1e6)
 
 
-STAGES = {"base": train_base, "habits": train_habits, "rl": train_policy, "export": export}
+STAGES = {"base": train_base, "rl": train_policy, "sft": train_twin, "export": export}
 
 
 def main() -> None:
@@ -384,28 +441,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--question-first", action="store_true", help="of stage base: experimental")
-    parser.add_argument("--recipe", choices=RECIPES, default="demo", help="of stage rl")
+    parser.add_argument("--phase", choices=PHASES, default="base-plain", help="of stage base")
+    parser.add_argument("--recipe", choices=RECIPES, default="demo", help="of stages rl and sft")
+    parser.add_argument("--run", help="of stage export: a folder below --work")
+    parser.add_argument("--name", help="of stage export: a folder below --out")
     parser.add_argument("--work", type=Path, default=Path("outputs/demo-pair"), help="fp32 weights")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the exported pairs")
     parser.add_argument("--logs", type=Path, default=HERE / "logs", help="one file per run")
-    parser.add_argument("--base-steps", type=int, default=1300)
-    parser.add_argument("--base-lr", type=float, default=2e-3)
-    parser.add_argument("--habits-steps", type=int, default=300)
-    parser.add_argument("--habits-lr", type=float, default=1e-3)
-    parser.add_argument("--demo-seed", type=int, default=1, help="RL seed that is exported")
-    parser.add_argument("--drifted-seed", type=int, default=0, help="RL seed that is exported")
     args = parser.parse_args()
+    if args.stage == "export" and not (args.run and args.name):
+        parser.error("stage export needs --run and --name")
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # numbers below 1e-38 cost a CPU a hundred times as much
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     log.setLevel(logging.INFO)
     args.logs.mkdir(parents=True, exist_ok=True)
-    stem = f"{args.recipe}-seed{args.seed}" if args.stage == "rl" else args.stage
-    if args.question_first:
-        stem += "-question-first"
-    log.addHandler(logging.FileHandler(args.logs / f"{stem}.log", mode="w"))
+    stems = {
+        "base": args.phase,
+        "rl": f"{args.recipe}-seed{args.seed}",
+        "sft": f"{args.recipe}-sft-seed{args.seed}",
+        "export": f"export-{args.name}",
+    }
+    log.addHandler(logging.FileHandler(args.logs / f"{stems[args.stage]}.log", mode="w"))
     start = time.monotonic()
     STAGES[args.stage](args)
     log.info("%s: %.0f s", args.stage, time.monotonic() - start)
