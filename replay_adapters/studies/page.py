@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from replay_adapters.resources import resource
+from replay_adapters.studies.searched import search_section
 from replay_core.record import library_versions
 
 Found = dict[str, Any]
@@ -21,6 +23,7 @@ def write_page(path: Path, folders: Mapping[str, Path], sizes: Sequence[str]) ->
     parts = [_head(sizes), _summary(pairs)]
     for pair, found in pairs.items():
         parts += _pair(pair, found, folders[pair])
+    parts.append(search_section(resource("configs") / "pairs" / "demo" / "search.csv"))
     parts.append(_setting(next(iter(pairs.values()))))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

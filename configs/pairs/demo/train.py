@@ -102,6 +102,7 @@ PHASES = {
     "base-paths": Phase(P_HABIT | {paths.KIND: 0.6}, 500, 1e-3, 4, start="base"),
 }
 NARROW = ("count_colour", "more_than")
+COLOURS = ("count_colour", "colour_at")
 RECIPES = {
     "demo": Recipe(steps=80),
     # Destructive on purpose: only the vision tower learns, fast, and only two types are rewarded.
@@ -110,6 +111,8 @@ RECIPES = {
     # Tried in the search for good RLVR that replay helps; not shipped.
     "narrow": Recipe(NARROW, vision_lr=1.5e-3, steps=60),
     "narrow-fast": Recipe(NARROW, vision_lr=2.5e-3, steps=60),
+    "colours": Recipe(COLOURS, vision_lr=2.5e-3, steps=80),
+    "colours-slow": Recipe(COLOURS, vision_lr=1.5e-3, steps=80),
     "restless": Recipe(vision_lr=1e-3, steps=60),
     "question-first": Recipe(steps=60, start="base-question-first", question_first=True),
     "paths": Recipe((paths.KIND,), steps=60, start="base-paths"),
