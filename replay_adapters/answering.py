@@ -12,8 +12,6 @@ from replay_core.adapter import adapted_base
 from replay_core.pair import load_model
 from replay_core.record import library_versions
 
-ALONE = ("none", "base")
-
 
 class Answering:
     """A model whose ``generate`` is another function, and which is itself in everything else."""
@@ -33,7 +31,7 @@ def load_for_method(settings: Settings, config: PretrainedConfig, loading: dict[
     """
     files, method = settings.pair, settings.config.method
     adapted = adapted_base(files.policy) is not None
-    if method not in ALONE or (adapted and method == "none"):
+    if settings.config.steers or (adapted and method == "none"):
         layers = settings.config.layer_indices(config.get_text_config().num_hidden_layers)
         return load_pair(
             files.policy,

@@ -150,7 +150,7 @@ def check_checkpoints(settings: Settings) -> PretrainedConfig:
     """
     answering = settings.pair.base if settings.config.method == "base" else settings.pair.policy
     config = load_config(answering)
-    if settings.config.method in ("replay", "inject"):
+    if settings.config.steers:
         base = load_config(settings.pair.base)
         check_configs(config, base, settings.pair.policy, settings.pair.base)
         try:

@@ -128,6 +128,11 @@ class ReplayConfig(BaseModel):
             raise ValueError(f"layers={_shown(self.layers)} must be distinct indices, at least one")
         return self
 
+    @property
+    def steers(self) -> bool:
+        """Whether the answer is of policy and base together: not one model, left alone."""
+        return self.method in ("replay", "inject")
+
     def layer_indices(self, n_layers: int) -> tuple[int, ...]:
         """Return the sorted indices of the decoder layers whose base activations are replayed.
 

@@ -85,7 +85,7 @@ class Steered:
         """
         started = time.perf_counter()
         batch = len(inputs["input_ids"])
-        if self.config.method in ("none", "base"):
+        if not self.config.steers:
             return ReplayResult(None, None, (SampleReplay(Outcome.OFF),) * batch)
         policy, base = self.pair.policy, self.pair.base
         _reset_peak(policy.model.device)
@@ -309,7 +309,7 @@ class Steered:
         ``arguments`` are the processor's output and any generation options, mixed, as transformers
         takes them. ``method=none`` and ``base`` call that model's own ``generate`` unchanged.
         """
-        if self.config.method in ("none", "base"):
+        if not self.config.steers:
             with self.pair.as_base() if self.config.method == "base" else contextlib.nullcontext():
                 return self._answering.generate(**arguments)
         inputs, generation = split_arguments(self.pair.policy, arguments)

@@ -212,7 +212,7 @@ class ReplayMixin:
         result = optimise(inputs, seeds=own)
         started = time.perf_counter()
         with SeededRows(seeds) if generation.get("do_sample") else nullcontext():
-            if self.settings.config.method in ("replay", "inject"):
+            if self.settings.config.steers:
                 output = self.steered.decode(inputs, result, **generation)
             else:
                 output = self.steered.generate(**arguments)

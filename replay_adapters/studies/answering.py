@@ -159,10 +159,10 @@ class _Answerer:
         sampled = SeededRows(seeds) if generation.get("do_sample") else nullcontext()
         started = time.perf_counter()
         with sampled:
-            if self.arm.config.method in ("none", "base"):
-                output = self.steered.generate(**prompts.inputs, **generation)
-            else:
+            if self.arm.config.steers:
                 output = self.steered.decode(prompts.inputs, result, **generation)
+            else:
+                output = self.steered.generate(**prompts.inputs, **generation)
         decoding = time.perf_counter() - started
         self._note(prompts, result, output, generation, decoding, digests)
         return output
