@@ -5,7 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from itertools import chain
+from itertools import chain, pairwise
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -191,3 +191,62 @@ def test_search_adds_a_row_per_arm(tmp_path):
         ("random x", "low"),
     ]
     assert {row["n"] for row in rows} == {"10"}
+
+
+def train(folder, *arguments):
+    """One short stage of the training script, with folders of its own."""
+    command = [sys.executable, FOLDER / "train.py", *arguments, "--steps", "1"]
+    command += ["--work", folder / "work", "--logs", folder / "logs"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def moved(folder, name):
+    """Which parts of a trained checkpoint differ from the exported base: text, vision."""
+    loaded = load_pair(folder / "work" / name, FOLDER / "base", dtype=torch.float32)
+    policy, base = (dict(side.model.named_parameters()) for side in (loaded.policy, loaded.base))
+    different = {key for key, weight in policy.items() if not torch.equal(weight, base[key])}
+    return {"vision" if "visual" in key else "text" for key in different}
+
+
+def test_a_policy_and_its_twin_start_from_the_exported_base(tmp_path):
+    """One update each, really run: both parts move, from the same weights."""
+    for stage, name in (("rl", "demo-seed3"), ("sft", "demo-sft-seed3")):
+        ended = train(tmp_path, stage, "--recipe", "demo", "--seed", "3")
+        assert ended.returncode == 0, ended.stderr
+        assert moved(tmp_path, name) == {"text", "vision"}
+        log = (tmp_path / "logs" / f"{name}.log").read_text()
+        assert "step    0  dev 0.44" in log
+        assert "step    1" in log
+
+
+def test_a_stage_whose_start_is_missing_is_refused(tmp_path):
+    ended = train(tmp_path, "rl", "--recipe", "paths")
+    assert ended.returncode == 1
+    assert "train 'base-paths' first" in ended.stderr
+
+
+def test_answers_about_paths_are_read_off_the_grid(scripts):
+    """The question's own words are parsed and the cells counted, apart from the code that asks."""
+    task, paths = scripts.checkpoint.task, scripts.paths
+    rng = np.random.default_rng(5)
+    scenes = task.sample_scenes(rng, 200, task.TRAIN_FOLDS)
+    seen = set()
+    for contents in scenes.contents:
+        question = paths.ask(rng, contents, paths.KIND)
+        wanted = question.text.removeprefix("How many ").split(" at ")[0]
+        numbers = [int(word) - 1 for word in question.text.rstrip("?").split() if word.isdigit()]
+        cells = list(zip(numbers[::2], numbers[1::2], strict=True))
+        steps = [abs(a - c) + abs(b - d) for (a, b), (c, d) in pairwise(cells)]
+        assert steps == [1] * (paths.CELLS - 1)
+        names = [task.content_name(int(contents[cell])) for cell in cells]
+        assert question.answer == str(sum(wanted in name.split() for name in names))
+        thought, _ = paths.conclude(question, question.evidence)
+        assert thought == ",".join(name.replace(" ", "") or "empty" for name in names)
+        seen.add(question.answer)
+    assert {"0", "1", "2"} <= seen
+
+
+def test_paths_of_the_two_splits_share_no_grid(scripts):
+    dev, test = (scripts.paths.docs(1, 50, fold) for fold in (1, 0))
+    assert {d["image"].tobytes() for d in dev}.isdisjoint(d["image"].tobytes() for d in test)
+    assert {doc["question_type"] for doc in dev + test} == {scripts.paths.KIND}

@@ -24,8 +24,9 @@ import json
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import checkpoint
 import numpy as np
@@ -94,6 +95,7 @@ class Recipe:
     question_first: bool = False
 
 
+Plan = TypeVar("Plan", Phase, Recipe)
 PHASES = {
     "base-plain": Phase(P_GUESS, steps=1300, lr=2e-3, stream=0),
     "base": Phase(P_HABIT, steps=300, lr=1e-3, stream=2, start="base-plain"),
@@ -111,6 +113,7 @@ RECIPES = {
     # Tried in the search for good RLVR that replay helps; not shipped.
     "narrow": Recipe(NARROW, vision_lr=1.5e-3, steps=60),
     "narrow-fast": Recipe(NARROW, vision_lr=2.5e-3, steps=60),
+    "narrow-long": Recipe(NARROW, vision_lr=2.5e-3, steps=120),
     "colours": Recipe(COLOURS, vision_lr=2.5e-3, steps=80),
     "colours-slow": Recipe(COLOURS, vision_lr=1.5e-3, steps=80),
     "restless": Recipe(vision_lr=1e-3, steps=60),
@@ -240,6 +243,11 @@ def dev_lens(reader: Reader, prompts: Prompts, pixels: Tensor) -> str:
     return "/".join(f"{(entropy <= g * peak).float().mean():.2f}" for g in (0.1, 0.2, 0.4, 0.7))
 
 
+def shortened(plan: Plan, steps: int | None) -> Plan:
+    """The same phase or recipe with another number of steps, where one is given."""
+    return replace(plan, steps=steps) if steps else plan
+
+
 def start_from(args: argparse.Namespace, name: str) -> Qwen2_5_VLForConditionalGeneration:
     """What was exported, else what was trained under this name, in float32."""
     for folder in (args.out / name, args.work / name):
@@ -250,7 +258,7 @@ def start_from(args: argparse.Namespace, name: str) -> Qwen2_5_VLForConditionalG
 
 def train_base(args: argparse.Namespace) -> None:
     """One supervised phase."""
-    phase = PHASES[args.phase]
+    phase = shortened(PHASES[args.phase], args.steps)
     set_seed(args.seed)
     processor = checkpoint.build_processor()
     checkpoint.check_inputs(processor, phase.question_first)
@@ -317,7 +325,7 @@ def update(model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Tenso
 
 def train_policy(args: argparse.Namespace) -> None:
     """GRPO: group-normalised exact-answer rewards, one on-policy update per batch, no KL term."""
-    recipe = RECIPES[args.recipe]
+    recipe = shortened(RECIPES[args.recipe], args.steps)
     set_seed(args.seed)
     rng = np.random.default_rng([args.seed, 1])
     model = start_from(args, recipe.start)
@@ -380,7 +388,7 @@ def train_twin(args: argparse.Namespace) -> None:
 
     The same start, learning rates and parts of the model as the recipe; no reward and no lens loss.
     """
-    recipe = RECIPES[args.recipe]
+    recipe = shortened(RECIPES[args.recipe], args.steps)
     set_seed(args.seed)
     rng = np.random.default_rng([args.seed, 5])
     model = start_from(args, recipe.start)
@@ -446,6 +454,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--phase", choices=PHASES, default="base-plain", help="of stage base")
     parser.add_argument("--recipe", choices=RECIPES, default="demo", help="of stages rl and sft")
+    parser.add_argument("--steps", type=int, help="fewer or more than the phase or recipe has")
     parser.add_argument("--run", help="of stage export: a folder below --work")
     parser.add_argument("--name", help="of stage export: a folder below --out")
     parser.add_argument("--work", type=Path, default=Path("outputs/demo-pair"), help="fp32 weights")

@@ -1,0 +1,59 @@
+"""The results page's table of every arm that was tried."""
+
+import csv
+
+import pytest
+
+from replay_adapters.resources import resource
+from replay_adapters.studies.searched import search_section
+
+FIELDS = (
+    *("policy", "documents", "n", "noise", "base", "policy_accuracy", "method", "select"),
+    *("threshold", "step_size", "layers", "accuracy", "gain", "fixed", "broken", "p"),
+    *("loss_ratio", "reason"),
+)
+
+
+def row(**values):
+    plain = dict.fromkeys(FIELDS, "") | {"policy": "a-seed0", "documents": "dev", "n": "500"}
+    plain |= {"noise": "5-25", "method": "replay", "select": "all", "layers": "4", "p": "1"}
+    return plain | {"fixed": "3", "broken": "4"} | values
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "search.csv"
+
+    def write(*rows):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, FIELDS)
+            writer.writeheader()
+            writer.writerows(rows)
+        return path
+
+    return write
+
+
+def test_holm_is_over_the_arms_of_replay_alone(table):
+    """Two arms of replay at .02 and .03: Holm's are .04 and .04; the control has none."""
+    arms = (row(p="0.02", step_size="300.0"), row(method="random x", p="0.001"), row(p="0.03"))
+    text = search_section(table(*arms))
+    lines = [line for line in text.splitlines() if line.startswith("| a-seed0")]
+    assert [line.split(" | ")[10] for line in lines] == ["0.04", "", "0.04"]
+    assert "3 arms of 1 policies" in text
+    assert "the 2 arms of replay here, of which 2 stay below 0.05" in text
+
+
+def test_an_arm_says_all_that_it_differs_in(table):
+    low = row(select="low", threshold="0.4", step_size="3000.0", layers="6", noise="25-60")
+    text = search_section(table(low, row(policy="b-seed1", method="inject")))
+    assert "replay, low γ 0.4, α 3000, 6 layers" in text
+    assert "dev, pixel noise 25-60" in text
+    assert "| inject, all |" in text
+    assert "2 arms of 2 policies" in text
+
+
+def test_the_committed_table_can_be_shown():
+    text = search_section(resource("configs") / "pairs" / "demo" / "search.csv")
+    widths = {line.count(" | ") for line in text.splitlines() if line.startswith("| ")}
+    assert widths == {11}
