@@ -10,9 +10,11 @@ from replay_adapters.studies.searched import search_section
 from replay_core.record import library_versions
 
 Found = dict[str, Any]
+CLAIMS = ("<!-- claims: made by `make results` -->\n", "\n<!-- end of claims -->")
 STUDIES = ("chosen", "drift", "perturbation", "intervention", "grid", "controls", "passk")
 LABELS = {
     "demo": "`demo`: RLVR on all question types",
+    "demo_narrow": "`demo_narrow`: RLVR on two question types with a fast vision tower",
     "demo_drifted": "`demo_drifted`: destructive RL, constructed as a positive control",
 }
 
@@ -20,7 +22,7 @@ LABELS = {
 def write_page(path: Path, folders: Mapping[str, Path], sizes: Sequence[str]) -> Path:
     """Write the page from the studies' JSON files and return its path."""
     pairs = {pair: _read(folder) for pair, folder in folders.items()}
-    parts = [_head(sizes), _summary(pairs)]
+    parts = [_head(sizes), "## The claims, in short\n\n" + _claims(pairs)]
     for pair, found in pairs.items():
         parts += _pair(pair, found, folders[pair])
     parts.append(search_section(resource("configs") / "pairs" / "demo" / "search.csv"))
@@ -28,6 +30,22 @@ def write_page(path: Path, folders: Mapping[str, Path], sizes: Sequence[str]) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
+
+
+def write_claims(readme: Path, folders: Mapping[str, Path]) -> None:
+    """Put the table of claims between its two marks in a README.
+
+    Raises:
+        ValueError: the README lacks a mark.
+    """
+    text = readme.read_text(encoding="utf-8")
+    start, end = CLAIMS
+    head, _, rest = text.partition(start)
+    _, mark, tail = rest.partition(end)
+    if not mark:
+        raise ValueError(f"{readme} lacks the marks {start.strip()!r} … {end.strip()!r}")
+    table = _claims({pair: _read(folder) for pair, folder in folders.items()})
+    readme.write_text(head + start + table + end + tail, encoding="utf-8")
 
 
 def _read(folder: Path) -> dict[str, Found]:
@@ -50,15 +68,12 @@ def _head(sizes: Sequence[str]) -> str:
     )
 
 
-def _summary(pairs: Mapping[str, Mapping[str, Found]]) -> str:
+def _claims(pairs: Mapping[str, Mapping[str, Found]]) -> str:
     """Return the paper's claims and what each pair says to them, in one table."""
-    lines = [
-        "## The claims, in short",
-        "",
-        "| claim | " + " | ".join(f"`{p}`" for p in pairs) + " |",
-    ]
+    lines = ["| claim | " + " | ".join(f"`{p}`" for p in pairs) + " |"]
     lines.append("|---|" + "---|" * len(pairs))
     claims = (
+        ("RLVR made the policy better than its base", _claim_policy),
         ("low-entropy activations drift more (visual positions)", _claim_drift("visual")),
         ("low-entropy activations drift more (text positions)", _claim_drift("text")),
         ("… more than under weight noise of the same norm (visual)", _claim_null("weight noise")),
@@ -68,6 +83,11 @@ def _summary(pairs: Mapping[str, Mapping[str, Found]]) -> str:
         ("injecting low-entropy base activations helps or keeps", _claim_arm("aligned visual low")),
         ("injecting high-entropy ones hurts", _claim_arm("aligned visual high")),
         ("replay improves accuracy (the pair's preset)", _claim_chosen),
+        ("its control: random x of the same norms", _claim_control("random x")),
+        (
+            "its control: a random mask as large as the low-entropy one",
+            _claim_control("random mask"),
+        ),
         ("replay improves Pass@8", _claim_pass("8")),
     )
     for text, claim in claims:
@@ -121,6 +141,20 @@ def _claim_arm(arm: str) -> Any:
         return _told(found["intervention"]["findings"][arm])
 
     return claim
+
+
+def _claim_control(arm: str) -> Any:
+    def claim(found: Mapping[str, Found]) -> str:
+        return _told(found["controls"]["findings"][arm])
+
+    return claim
+
+
+def _claim_policy(found: Mapping[str, Found]) -> str:
+    """Return what the policy gained on its base: the row of the base, read backwards."""
+    row = found["controls"]["findings"]["base"]
+    turned = {"difference": -row["difference"], "low": -row["high"], "high": -row["low"]}
+    return _told(row | turned | {"fixed": row["broken"], "broken": row["fixed"]})
 
 
 def _claim_chosen(found: Mapping[str, Found]) -> str:

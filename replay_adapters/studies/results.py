@@ -18,7 +18,7 @@ from replay_adapters.pairs import pair_names
 from replay_adapters.resources import resource
 from replay_core import UsageError
 
-PAIRS = ("demo", "demo_drifted")
+PAIRS = ("demo", "demo_narrow", "demo_drifted")
 TEST, DEV = "replay_demo", "replay_demo_dev"
 TWINS = ("sft", "sft_twin", "twin")
 FIGURES = ("drift", "perturbation", "intervention", "grid", "controls", "passk")
@@ -78,7 +78,7 @@ def main(
     if only:
         measure(only, work / only, n, batch_size, twin, pass_items, grid_items)
         return
-    from replay_adapters.studies.page import write_page
+    from replay_adapters.studies.page import write_claims, write_page
 
     pairs = [name for name in PAIRS if name in pair_names()]
     sizes = ["--n", str(n), "--batch-size", str(batch_size), "--work", str(work)]
@@ -90,7 +90,11 @@ def main(
     for pair in pairs:
         _copy_figures(work / pair, target / "results", pair)
     minutes = (time.time() - started) / 60
-    page = write_page(target / "RESULTS.md", {pair: work / pair for pair in pairs}, sizes)
+    folders = {pair: work / pair for pair in pairs}
+    page = write_page(target / "RESULTS.md", folders, sizes)
+    readme = resource("configs").parent / "README.md"
+    if output is None and readme.is_file():
+        write_claims(readme, folders)
     typer.echo(f"{page} written after {minutes:.0f} minutes")
 
 

@@ -39,7 +39,8 @@ def search_section(table: Path) -> str:
         "|" + "---|" * 12,
     ]
     lines += [_line(row, adjusted.get(id(row))) for row in rows]
-    return "\n\n".join([text, "\n".join(lines)])
+    folded = "<details><summary>The arms</summary>\n\n" + "\n".join(lines) + "\n\n</details>"
+    return f"{text}\n\n{folded}"
 
 
 def _line(row: Row, adjusted: float | None) -> str:

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from itertools import chain, pairwise
@@ -152,14 +153,19 @@ def test_the_shipped_checkpoints_pass_loose_gates(scripts):
     repaired = drifted.against_policy("replay")
     assert repaired.accuracy_a < policy
     assert repaired.fixed > repaired.broken
+    narrow = scripts.evaluate.Measured("demo_narrow", docs, 0)
+    repaired = narrow.against_policy("replay")
+    assert base < repaired.accuracy_a < policy
+    assert repaired.fixed > repaired.broken
 
 
 def test_the_drifted_pair_goes_on_from_the_good_policy_and_all_fits_the_repository():
     demo, drifted = read_pair("demo"), read_pair("demo_drifted")
     assert drifted.base == demo.policy
     assert "destructive" in drifted.notes
-    size = sum(file.stat().st_size for file in FOLDER.rglob("*.safetensors"))
-    assert size < 16e6
+    folders = [file.parent for file in FOLDER.glob("*/model.safetensors")]
+    assert {folder.name for folder in folders} == {"base", "policy", "narrow", "drifted", "sft"}
+    assert sum(file.stat().st_size for folder in folders for file in folder.iterdir()) < 16e6
 
 
 def test_evaluate_reports_every_gate(tmp_path):
@@ -170,7 +176,8 @@ def test_evaluate_reports_every_gate(tmp_path):
     )
     found = json.loads(output.read_text())
     assert (found["seed"], found["n"]) == (7, 20)
-    assert [gate["pair"] for gate in found["gates"]] == ["demo"] * 5 + ["demo_drifted"] * 4
+    named = ["demo"] * 5 + ["demo_narrow"] * 3 + ["demo_drifted"] * 4
+    assert [gate["pair"] for gate in found["gates"]] == named
     assert ended.returncode == (0 if all(gate["passed"] for gate in found["gates"]) else 1)
     for gate in found["gates"]:
         assert gate["what"] in ended.stdout
@@ -210,19 +217,21 @@ def moved(folder, name):
 
 def test_a_policy_and_its_twin_start_from_the_exported_base(tmp_path):
     """One update each, really run: both parts move, from the same weights."""
+    before = set()
     for stage, name in (("rl", "demo-seed3"), ("sft", "demo-sft-seed3")):
         ended = train(tmp_path, stage, "--recipe", "demo", "--seed", "3")
         assert ended.returncode == 0, ended.stderr
         assert moved(tmp_path, name) == {"text", "vision"}
         log = (tmp_path / "logs" / f"{name}.log").read_text()
-        assert "step    0  dev 0.44" in log
+        before.add(re.search(r"step    0  (dev .*)", log)[1])
         assert "step    1" in log
+    assert len(before) == 1
 
 
 def test_a_stage_whose_start_is_missing_is_refused(tmp_path):
-    ended = train(tmp_path, "rl", "--recipe", "paths")
+    ended = train(tmp_path, "rl", "--recipe", "question-first")
     assert ended.returncode == 1
-    assert "train 'base-paths' first" in ended.stderr
+    assert "train 'base-question-first' first" in ended.stderr
 
 
 def test_answers_about_paths_are_read_off_the_grid(scripts):

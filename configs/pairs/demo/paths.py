@@ -1,7 +1,7 @@
-"""A sixth type of question, for the search only: its worked answer reads cells along a path.
+"""A sixth type of question, for training and search only: its worked answer reads along a path.
 
-What RL rewards here is naming one image region after the other, so that wrong beliefs about cells,
-and damage to them, sit at visual positions.
+It names one image region after the other. It taught the base to look; where RL rewards it, wrong
+beliefs about cells, and damage to them, sit at visual positions. The task does not ask it.
 """
 
 from __future__ import annotations

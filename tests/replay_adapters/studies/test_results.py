@@ -1,0 +1,60 @@
+"""`make results` on ten items of one embedded pair, really run, judged by the page it writes."""
+
+import re
+
+import pytest
+
+from replay_adapters.studies import page, results
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Return the folder of rows and the page's folder."""
+    root = tmp_path_factory.mktemp("results")
+    work, output = root / "work", root / "page"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "PAIRS", ("demo",))
+        sizes = {"n": 10, "batch_size": 10, "pass_items": 2, "grid_items": 10}
+        results.main(only="", twin=None, work=work, output=output, **sizes)
+    return work, output
+
+
+def test_the_page_has_every_study_and_every_figure_it_shows(written):
+    _, output = written
+    text = (output / "RESULTS.md").read_text()
+    for heading in ("Drift", "Perturbation", "Intervention", "Grid", "Controls", "Pass@K"):
+        assert f"\n### {heading}" in text
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert len(shown) >= 7
+    assert all((output / path).stat().st_size > 5000 for path in shown)
+    assert {path.name for path in (output / "results").iterdir()} == {
+        path.removeprefix("results/") for path in shown
+    }
+
+
+def test_drift_stands_beside_its_two_nulls(written):
+    text = (written[1] / "RESULTS.md").read_text()
+    for null in ("sft twin", "weight noise"):
+        row = re.search(rf"\| visual \| {null} \|.*", text)[0]
+        assert re.search(r"[+-]\d\.\d\d \[", row), row
+    assert "no such twin" not in text
+
+
+def test_the_readmes_claims_are_the_pages(written, tmp_path):
+    work, output = written
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n" + page.CLAIMS[0] + "old" + page.CLAIMS[1] + "\nafter\n")
+    page.write_claims(readme, {"demo": work / "demo"})
+    text = readme.read_text()
+    table = text.removeprefix("before\n" + page.CLAIMS[0]).split(page.CLAIMS[1])[0]
+    assert table.startswith("| claim | `demo` |")
+    assert table in (output / "RESULTS.md").read_text()
+    assert text.endswith(page.CLAIMS[1] + "\nafter\n")
+
+
+def test_a_readme_without_the_marks_is_refused(written, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing here")
+    with pytest.raises(ValueError, match="lacks the marks"):
+        page.write_claims(readme, {"demo": written[0] / "demo"})
+    assert readme.read_text() == "nothing here"
