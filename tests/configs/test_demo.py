@@ -19,7 +19,7 @@ from replay_adapters.resources import resource
 from replay_core import ReplayConfig, load_pair
 
 FOLDER = resource("configs") / "pairs" / "demo"
-SCRIPTS = ("checkpoint", "packing", "measure", "paths", "train", "evaluate")
+SCRIPTS = ("checkpoint", "packing", "measure", "paths", "recipes", "train", "evaluate")
 
 
 @pytest.fixture(scope="module")

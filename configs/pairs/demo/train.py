@@ -27,9 +27,9 @@ import json
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple
 
 import checkpoint
 import numpy as np
@@ -38,6 +38,7 @@ import torch
 from checkpoint import task
 from measure import split_docs
 from packing import Block, Packed, Reader, pack
+from recipes import P_HABIT, PHASES, RECIPES, Phase, Recipe, shortened
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
@@ -48,90 +49,8 @@ log = logging.getLogger("demo-pair")
 HERE = Path(__file__).resolve().parent
 PATCH_GRID = (1, 2 * task.GRID, 2 * task.GRID)  # patches of one image, before merging 2 x 2
 IMAGES, QUESTIONS = 32, 4  # images a step in supervised training, and questions on each
-# Share of the base's answers that are blind guesses, habitually on two types of question: what RL
-# has to find out is that working pays.
-P_GUESS = {
-    "count_colour": 0.55,
-    "count_shape": 0.3,
-    "colour_at": 0.2,
-    "shape_at": 0.2,
-    "more_than": 0.55,
-}
-# In its last phase the base guesses even more.
-P_HABIT = {
-    "count_colour": 0.65,
-    "count_shape": 0.55,
-    "colour_at": 0.25,
-    "shape_at": 0.25,
-    "more_than": 0.65,
-}
 P_CORRUPT = 0.1  # share of the worked answers with one wrong piece of evidence
 LENS_WEIGHT = 0.3
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One supervised phase of a base: what it goes on from and what it learns.
-
-    `stream` numbers its random draws; RL has stream 1.
-    """
-
-    p_guess: dict[str, float]
-    steps: int
-    lr: float
-    stream: int
-    start: str = ""  # nothing: random weights
-    question_first: bool = False
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One way to train a policy: on which questions, and how fast which part of the model."""
-
-    kinds: tuple[str, ...] = task.QUESTION_TYPES
-    text_lr: float = 1e-4
-    vision_lr: float = 1e-4
-    steps: int = 160
-    prompts: int = 48
-    samples: int = 8
-    start: str = "base"
-    question_first: bool = False
-
-
-Plan = TypeVar("Plan", Phase, Recipe)
-PHASES = {
-    "base-plain": Phase(P_GUESS, steps=1300, lr=2e-3, stream=0),
-    "base-habits": Phase(P_HABIT, steps=300, lr=1e-3, stream=2, start="base-plain"),
-    # Naming the cells along paths teaches it to look; look-ups profit most.
-    "base-paths": Phase(P_HABIT | {paths.KIND: 0.6}, 500, 1e-3, 4, start="base-habits"),
-    # For the search; not shipped.
-    "base-question-first": Phase(P_HABIT, 500, 1e-3, 3, start="base", question_first=True),
-}
-NARROW = ("count_colour", "more_than")
-COLOURS = ("count_colour", "colour_at")
-RECIPES = {
-    "demo": Recipe(steps=80),
-    # Two types are rewarded, and the vision tower learns 25 times as fast as the text: the policy
-    # learns to work, as in `demo`, while what it sees drifts.
-    "narrow-fast": Recipe(NARROW, vision_lr=2.5e-3, steps=60),
-    "late-vision": Recipe(NARROW, text_lr=0.0, vision_lr=2e-3, steps=50, start="policy"),
-    "late-narrow-fast": Recipe(NARROW, vision_lr=2.5e-3, steps=50, start="policy"),
-    # Destructive on purpose: only the vision tower learns, fast, and only two types are rewarded.
-    # It goes on from the good policy, which answers by working: blind guesses hide the damage.
-    "drifted-4e-3": Recipe(NARROW, text_lr=0.0, vision_lr=4e-3, steps=50, start="policy"),
-    # Tried for the drifted pair; not shipped.
-    "drifted": Recipe(NARROW, text_lr=0.0, vision_lr=2.5e-3, steps=50, start="policy"),
-    "drifted-long": Recipe(NARROW, text_lr=0.0, vision_lr=2.5e-3, steps=100, start="policy"),
-    "drifted-count": Recipe(NARROW[:1], text_lr=0.0, vision_lr=2.5e-3, steps=60, start="policy"),
-    # Tried in the search for good RLVR that replay helps; not shipped.
-    "narrow": Recipe(NARROW, vision_lr=1.5e-3, steps=60),
-    "narrow-long": Recipe(NARROW, vision_lr=2.5e-3, steps=120),
-    "colours": Recipe(COLOURS, vision_lr=2.5e-3, steps=80),
-    "restless": Recipe(vision_lr=1e-3, steps=60),
-    "question-first": Recipe(steps=60, start="base-question-first", question_first=True),
-    "paths": Recipe((paths.KIND,), steps=60),
-    "paths-fast": Recipe((paths.KIND,), vision_lr=1.5e-3, steps=60),
-}
 
 
 class Prompts:
@@ -226,23 +145,6 @@ def dev_docs(kinds: Iterable[str]) -> list[dict]:
     return docs + paths.docs(1, 100, fold=1) if paths.KIND in kinds else docs
 
 
-def dev_accuracy(
-    reader: Reader, prompts: Prompts, processor: Qwen2_5_VLProcessor, docs: list[dict]
-) -> tuple[float, str]:
-    """Greedy accuracy on dev documents and, as text, by type; with this module's own sampler."""
-    pixels = checkpoint.patchify(np.stack([np.asarray(doc["image"]) for doc in docs]), processor)
-    heads, tails, leads = zip(*(prompts.parts(doc["question"]) for doc in docs), strict=True)
-    asked = [head + tail for head, tail in zip(heads, tails, strict=True)]
-    answers = [prompts.tokenizer.decode(a[0]) for a in reader.sample(asked, pixels, list(leads))]
-    scores = [task.score(text, doc["answer"]) for text, doc in zip(answers, docs, strict=True)]
-    kinds = np.array([doc["question_type"] for doc in docs])
-    shares = [np.array(scores)[kinds == kind].mean() for kind in dict.fromkeys(kinds)]
-    guessed = np.mean([checkpoint.GUESS in text for text in answers])
-    return float(np.mean(scores)), "(" + " ".join(f"{s:.2f}" for s in shares) + (
-        f", guesses {guessed:.2f})"
-    )
-
-
 def dev_lens(reader: Reader, prompts: Prompts, pixels: Tensor) -> str:
     """Shares of the visual positions that gamma .1/.2/.4/.7 selects, mean over all layers."""
     images = len(pixels) // (PATCH_GRID[1] * PATCH_GRID[2])
@@ -254,17 +156,47 @@ def dev_lens(reader: Reader, prompts: Prompts, pixels: Tensor) -> str:
     return "/".join(f"{(entropy <= g * peak).float().mean():.2f}" for g in (0.1, 0.2, 0.4, 0.7))
 
 
-def shortened(plan: Plan, steps: int | None) -> Plan:
-    """The same phase or recipe with another number of steps, where one is given."""
-    return replace(plan, steps=steps) if steps else plan
-
-
 def start_from(args: argparse.Namespace, name: str) -> Qwen2_5_VLForConditionalGeneration:
     """What was exported, else what was trained under this name, in float32."""
     for folder in (args.out / name, args.work / name):
         if (folder / "config.json").is_file():
             return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     raise SystemExit(f"train {name!r} first: it is neither in {args.out} nor in {args.work}")
+
+
+class Trainee(NamedTuple):
+    """A model in training, with all that reads and judges it."""
+
+    model: Qwen2_5_VLForConditionalGeneration
+    processor: Qwen2_5_VLProcessor
+    prompts: Prompts
+    reader: Reader
+    docs: list[dict]
+
+    @classmethod
+    def of(cls, model: Qwen2_5_VLForConditionalGeneration, plan: Phase | Recipe) -> Trainee:
+        """The model, with the prompts and development documents of a phase or recipe."""
+        kinds = plan.p_guess if isinstance(plan, Phase) else plan.kinds
+        processor = checkpoint.build_processor()
+        prompts = Prompts(processor, plan.question_first)
+        reader = Reader(model, prompts.prefix, PATCH_GRID)
+        return cls(model, processor, prompts, reader, dev_docs(kinds))
+
+    def accuracy(self) -> tuple[float, str]:
+        """Greedy accuracy on the development documents and, as text, by type; by our sampler."""
+        _, processor, prompts, reader, docs = self
+        images = np.stack([np.asarray(doc["image"]) for doc in docs])
+        pixels = checkpoint.patchify(images, processor)
+        heads, tails, leads = zip(*(prompts.parts(doc["question"]) for doc in docs), strict=True)
+        asked = [head + tail for head, tail in zip(heads, tails, strict=True)]
+        sampled = reader.sample(asked, pixels, list(leads))
+        answers = [prompts.tokenizer.decode(ids[0]) for ids in sampled]
+        scores = [task.score(text, doc["answer"]) for text, doc in zip(answers, docs, strict=True)]
+        kinds = np.array([doc["question_type"] for doc in docs])
+        shares = [np.array(scores)[kinds == kind].mean() for kind in dict.fromkeys(kinds)]
+        guessed = np.mean([checkpoint.GUESS in text for text in answers])
+        by_type = " ".join(f"{share:.2f}" for share in shares)
+        return float(np.mean(scores)), f"({by_type}, guesses {guessed:.2f})"
 
 
 def train_base(args: argparse.Namespace) -> None:
@@ -278,33 +210,25 @@ def train_base(args: argparse.Namespace) -> None:
     else:
         model = checkpoint.build_model(processor.tokenizer)
     log.info("%s, seed %d: %s", args.phase, args.seed, json.dumps(asdict(phase)))
-    supervise(args, model, phase, np.random.default_rng([args.seed, phase.stream]))
+    supervise(Trainee.of(model, phase), phase, np.random.default_rng([args.seed, phase.stream]))
     save(model, processor, args.work / args.phase)
 
 
-def supervise(
-    args: argparse.Namespace,
-    model: Qwen2_5_VLForConditionalGeneration,
-    phase: Phase,
-    rng: np.random.Generator,
-) -> None:
+def supervise(trainee: Trainee, phase: Phase, rng: np.random.Generator) -> None:
     """Train on answers and, at visual positions, on what each cell holds.
 
     The auxiliary loss makes the logit lens of every layer name each cell's content at its visual
     token, as captions do in a real model's pre-training. Without it all visual entropies are high
     and the mask of Activation Replay is empty.
     """
-    processor = checkpoint.build_processor()
-    prompts = Prompts(processor, phase.question_first)
-    reader = Reader(model, prompts.prefix, PATCH_GRID)
-    docs = dev_docs(phase.p_guess)
+    model, processor, prompts, reader, docs = trainee
     seen = checkpoint.patchify(np.stack([np.asarray(d["image"]) for d in docs[:100]]), processor)
     optimizer = torch.optim.AdamW(model.parameters(), lr=phase.lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, phase.lr, total_steps=phase.steps, pct_start=0.1
     )
     start = time.monotonic()
-    for step in tqdm(range(1, phase.steps + 1), desc=args.phase):
+    for step in tqdm(range(1, phase.steps + 1), desc="base"):
         batch, pixels, contents = base_batch(rng, prompts, processor, phase.p_guess)
         hidden = reader.hidden(batch, pixels, every_layer=True)
         answer_loss = -reader.target_log_probs(batch, hidden[-1]).mean()
@@ -321,7 +245,7 @@ def supervise(
                 answer_loss.item(),
                 lens_loss.item(),
                 dev_lens(reader, prompts, seen),
-                *dev_accuracy(reader, prompts, processor, docs),
+                *trainee.accuracy(),
                 time.monotonic() - start,
             )
 
@@ -339,14 +263,11 @@ def train_policy(args: argparse.Namespace) -> None:
     recipe = shortened(RECIPES[args.recipe], args.steps)
     set_seed(args.seed)
     rng = np.random.default_rng([args.seed, 1])
-    model = start_from(args, recipe.start)
-    processor = checkpoint.build_processor()
-    prompts = Prompts(processor, recipe.question_first)
-    reader = Reader(model, prompts.prefix, PATCH_GRID)
-    docs = dev_docs(recipe.kinds)
+    trainee = Trainee.of(start_from(args, recipe.start), recipe)
+    model, processor, prompts, reader, _ = trainee
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe), weight_decay=0.0)
     log.info("rl %s, seed %d: %s", args.recipe, args.seed, json.dumps(asdict(recipe)))
-    log.info("rl step    0  dev %.3f %s", *dev_accuracy(reader, prompts, processor, docs))
+    log.info("rl step    0  dev %.3f %s", *trainee.accuracy())
     start = time.monotonic()
     for step in tqdm(range(1, recipe.steps + 1), desc="rl"):
         scenes = task.sample_scenes(rng, recipe.prompts, task.TRAIN_FOLDS)
@@ -388,7 +309,7 @@ def train_policy(args: argparse.Namespace) -> None:
                 rewards.mean().item(),
                 len(mixed),
                 len(asked),
-                *dev_accuracy(reader, prompts, processor, docs),
+                *trainee.accuracy(),
                 time.monotonic() - start,
             )
     save(model, processor, args.work / f"{args.recipe}-seed{args.seed}")
@@ -402,23 +323,20 @@ def train_twin(args: argparse.Namespace) -> None:
     recipe = shortened(RECIPES[args.recipe], args.steps)
     set_seed(args.seed)
     rng = np.random.default_rng([args.seed, 5])
-    model = start_from(args, recipe.start)
-    processor = checkpoint.build_processor()
-    prompts = Prompts(processor, recipe.question_first)
-    reader = Reader(model, prompts.prefix, PATCH_GRID)
-    docs = dev_docs(recipe.kinds)
+    trainee = Trainee.of(start_from(args, recipe.start), recipe)
+    model, processor, prompts, reader, _ = trainee
     count = recipe.prompts * recipe.samples // QUESTIONS
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe), weight_decay=0.0)
     log.info("sft %s, seed %d: %s", args.recipe, args.seed, json.dumps(asdict(recipe)))
-    log.info("sft step    0  dev %.3f %s", *dev_accuracy(reader, prompts, processor, docs))
+    log.info("sft step    0  dev %.3f %s", *trainee.accuracy())
     for step in tqdm(range(1, recipe.steps + 1), desc="sft"):
         batch, pixels, _ = base_batch(rng, prompts, processor, P_HABIT, count)
         hidden = reader.hidden(batch, pixels)
         loss = -reader.target_log_probs(batch, hidden[-1]).mean()
         update(model, optimizer, loss)
         if step % 20 == 0 or step == recipe.steps:
-            accuracy = dev_accuracy(reader, prompts, processor, docs)
-            log.info("sft step %4d  answer %.3f  dev %.3f %s", step, loss.item(), *accuracy)
+            found = trainee.accuracy()
+            log.info("sft step %4d  answer %.3f  dev %.3f %s", step, loss.item(), *found)
     save(model, processor, args.work / f"{args.recipe}-sft-seed{args.seed}")
 
 
