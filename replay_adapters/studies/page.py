@@ -10,7 +10,7 @@ from replay_adapters.studies.searched import search_section
 from replay_core.record import library_versions
 
 Found = dict[str, Any]
-CLAIMS = ("<!-- claims: made by `make results` -->\n", "\n<!-- end of claims -->")
+CLAIMS = ("<!-- claims: made by `make results` -->", "<!-- end of claims -->")
 STUDIES = ("chosen", "drift", "perturbation", "intervention", "grid", "controls", "passk")
 LABELS = {
     "demo": "`demo`: RLVR on all question types",
@@ -43,9 +43,9 @@ def write_claims(readme: Path, folders: Mapping[str, Path]) -> None:
     head, _, rest = text.partition(start)
     _, mark, tail = rest.partition(end)
     if not mark:
-        raise ValueError(f"{readme} lacks the marks {start.strip()!r} … {end.strip()!r}")
+        raise ValueError(f"{readme} lacks the marks {start!r} … {end!r}")
     table = _claims({pair: _read(folder) for pair, folder in folders.items()})
-    readme.write_text(head + start + table + end + tail, encoding="utf-8")
+    readme.write_text(f"{head}{start}\n{table}\n{end}{tail}", encoding="utf-8")
 
 
 def _read(folder: Path) -> dict[str, Found]:

@@ -43,10 +43,10 @@ def test_drift_stands_beside_its_two_nulls(written):
 def test_the_readmes_claims_are_the_pages(written, tmp_path):
     work, output = written
     readme = tmp_path / "README.md"
-    readme.write_text("before\n" + page.CLAIMS[0] + "old" + page.CLAIMS[1] + "\nafter\n")
+    readme.write_text("before\n" + page.CLAIMS[0] + "\n" + page.CLAIMS[1] + "\nafter\n")
     page.write_claims(readme, {"demo": work / "demo"})
     text = readme.read_text()
-    table = text.removeprefix("before\n" + page.CLAIMS[0]).split(page.CLAIMS[1])[0]
+    table = text.removeprefix("before\n" + page.CLAIMS[0]).split(page.CLAIMS[1])[0].strip()
     assert table.startswith("| claim | `demo` |")
     assert table in (output / "RESULTS.md").read_text()
     assert text.endswith(page.CLAIMS[1] + "\nafter\n")
