@@ -126,7 +126,8 @@ def test_controls_and_resume(folder, monkeypatch):
 
 def test_grid(folder):
     words = ["--gammas", "0.2,0.4", "--alphas", "10,300", "--held-out", "4"]
-    ask("grid", "--n", "4", *words, "--model-args", "replay_steps=3", output=folder)
+    own = "replay_steps=3,replay_step_size=300"
+    ask("grid", "--n", "4", *words, "--model-args", own, output=folder)
     content = written(folder, "grid")
     cells = content["findings"]["cells"]
     assert set(cells) >= {"γ=0.2 α=10", "γ=0.4 α=300", "fixed as γ=0.2 α=300"}
