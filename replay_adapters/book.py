@@ -36,7 +36,8 @@ class RecordBook:
 def totals(records: Iterable[Mapping[str, Any] | ReplayRecord]) -> dict[str, Any]:
     """Return what a run's records add up to: counts of outcomes, mean losses, seconds, cut answers.
 
-    Losses are means over the ``applied`` samples, in nats; seconds are per sample.
+    Losses are means over the ``applied`` samples, in nats; ``rose`` counts the samples whose loss
+    rose on its way; seconds are per sample.
     """
     rows = [
         row.model_dump(mode="json") if isinstance(row, ReplayRecord) else row for row in records
@@ -48,6 +49,7 @@ def totals(records: Iterable[Mapping[str, Any] | ReplayRecord]) -> dict[str, Any
         "outcomes": dict(Counter(str(row["outcome"]) for row in rows)),
         "loss_before": _mean(row["loss_before"] for row in applied),
         "loss_after": _mean(row["loss_after"] for row in applied),
+        "rose": sum(bool(row.get("rose")) for row in rows),
         "masked_fraction": _mean(
             share for row in rows for share in row["masked_fraction"].values()
         ),
@@ -61,7 +63,7 @@ def totals(records: Iterable[Mapping[str, Any] | ReplayRecord]) -> dict[str, Any
 
 
 def report(summary: Mapping[str, Any]) -> None:
-    """Log the totals in two lines; a warning when some samples were answered un-steered."""
+    """Log the totals; a warning when some samples were answered un-steered, or their loss rose."""
     outcomes = ", ".join(f"{name} {count}" for name, count in sorted(summary["outcomes"].items()))
     other = sum(n for name, n in summary["outcomes"].items() if name not in STEERED)
     (logger.warning if other else logger.info)(f"replay: {summary['n']} answers: {outcomes}")
@@ -69,6 +71,11 @@ def report(summary: Mapping[str, Any]) -> None:
         logger.info(
             f"replay: masked KL {summary['loss_before']:.4g} → {summary['loss_after']:.4g} nats, "
             "mean of the samples it was applied to"
+        )
+    if summary["rose"]:
+        logger.warning(
+            f"replay: in {summary['rose']} of {summary['n']} answers the loss rose more than 5% "
+            "above its start on the way; a lower replay_step_size descends more steadily"
         )
 
 

@@ -44,6 +44,10 @@ class ReplayRecord(BaseModel):
     outcome: Outcome
     loss_before: float | None = None
     loss_after: float | None = None
+    loss_peak: float | None = None
+    """The largest loss of all iterates."""
+    rose: bool = False
+    """Whether the loss was more than 5% above ``loss_before`` on its way: a large step size."""
     steps: int = 0
     visual_tokens: int = 0
     """N, the sample's number of visual tokens."""
@@ -108,6 +112,8 @@ def make_record(
         outcome=sample.outcome,
         loss_before=_finite(sample.loss_before),
         loss_after=_finite(sample.loss_after),
+        loss_peak=_finite(sample.loss_peak),
+        rose=sample.rose,
         steps=sample.steps,
         visual_tokens=sample.visual_tokens,
         masked_fraction=dict(sample.masked_fraction),

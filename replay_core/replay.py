@@ -5,6 +5,7 @@
 x is added to the visual features at the language model's input; both models stay frozen.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,10 +27,9 @@ from replay_core.targets import Candidates, LayerTarget, ReplayTargets, arithmet
 ROUNDING_FLOOR = 32 * torch.finfo(torch.float32).eps
 
 
-# Plain descent on a stable step never rises above the loss it began with; rounding alone lifts a
-# bfloat16 loss by less than 1%. From 100 times a stable step on, most runs overshoot by more than
-# this and settle below the start with the visual features overwritten, which is no repair.
-OVERSHOOT = 1.05
+# A loss that climbs to more than this many times its start "rose on the way". Plain descent on a
+# stable step never does, and rounding alone lifts a bfloat16 loss by less than 1%.
+ROSE = 1.05
 
 
 class Outcome(StrEnum):
@@ -46,13 +46,14 @@ class Outcome(StrEnum):
     NO_EFFECT = "no_effect"
     """x is zero, or vanishes when it is rounded to the model's dtype: raise ``step_size``."""
     DIVERGED = "diverged"
-    """The descent was unstable: the final loss lies above the first one, or an iterate's above
-    ``OVERSHOOT`` times it. Lower ``step_size``, or take ``keep=best``. The answer is un-steered,
-    except with ``boundary=reference``, which keeps x as the release does."""
+    """The final loss lies above the first one. Lower ``step_size``, or take ``keep=best``. The
+    answer is un-steered, except with ``boundary=reference``, which keeps x as the release does."""
     NON_FINITE = "non_finite"
     """The loss or its gradient became NaN or infinite; the answer is un-steered."""
     OUT_OF_MEMORY = "out_of_memory"
     """The loop did not fit into memory; the answer is un-steered."""
+    UNREADABLE_INPUT = "unreadable_input"
+    """An image or video of the prompt cannot be read; the answer is empty."""
     OFF = "off"
     """Replay was not asked for (``method=none`` or ``base``)."""
 
@@ -79,6 +80,16 @@ class SampleReplay:
     def steps(self) -> int:
         """How many gradient steps were taken."""
         return max(0, len(self.losses) - 1)
+
+    @property
+    def loss_peak(self) -> float | None:
+        """The largest finite loss of all iterates, None where there is none."""
+        return max(filter(math.isfinite, self.losses), default=None)
+
+    @property
+    def rose(self) -> bool:
+        """Whether an iterate's loss was more than 5% above the first, wherever it then ended."""
+        return any(loss > ROSE * self.losses[0] for loss in self.losses)
 
 
 @dataclass(frozen=True)
@@ -236,16 +247,11 @@ def _named(
             quiet = first.isfinite() and first <= _floor(problem)[sample]
             aligned = problem.config.boundary == "aligned"
             named.append(Outcome.NO_DRIFT if quiet and aligned else Outcome.NON_FINITE)
-        elif last > first or _overshot(problem, curves[sample]):
+        elif last > first:
             named.append(Outcome.DIVERGED)
         else:
             named.append(Outcome.APPLIED if changed[sample] > 0 else Outcome.NO_EFFECT)
     return named
-
-
-def _overshot(problem: ReplayProblem, curve: Tensor) -> bool:
-    """Return whether a loss curve (iterates,) shows an unstable descent to the last iterate."""
-    return problem.config.keep == "last" and bool((curve > OVERSHOOT * curve[0]).any())
 
 
 def _changed(problem: ReplayProblem, delta: Tensor) -> Tensor:

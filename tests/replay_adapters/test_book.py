@@ -1,6 +1,7 @@
 import pytest
+from loguru import logger
 
-from replay_adapters.book import RecordBook, totals
+from replay_adapters.book import RecordBook, report, totals
 from replay_core import Outcome, ReplayRecord
 from replay_core.record import Seconds
 
@@ -29,7 +30,15 @@ def test_totals_count_outcomes_and_average_only_what_was_applied():
             new_tokens=4,
             truncated=False,
         ),
-        record(Outcome.APPLIED, loss_before=3.0, loss_after=1.5, new_tokens=6, truncated=True),
+        record(
+            Outcome.APPLIED,
+            loss_before=3.0,
+            loss_after=1.5,
+            loss_peak=4.0,
+            rose=True,
+            new_tokens=6,
+            truncated=True,
+        ),
         record(Outcome.DIVERGED, loss_before=9.0, loss_after=99.0),
     ]
     total = totals(rows)
@@ -38,8 +47,26 @@ def test_totals_count_outcomes_and_average_only_what_was_applied():
     assert (total["loss_before"], total["loss_after"]) == (2.0, 1.0)
     assert total["seconds_per_sample"]["loop"] == pytest.approx(2 / 3)
     assert total["masked_fraction"] == pytest.approx(0.3)
+    assert total["rose"] == 1
     assert (total["new_tokens"], total["truncated"]) == (5, 0.5)
     assert totals([row.model_dump(mode="json") for row in rows]) == total
+
+
+def test_the_report_warns_of_losses_that_rose_and_only_then():
+    def told(rows) -> list[str]:
+        lines: list[str] = []
+        sink = logger.add(lines.append, level="WARNING", format="{message}")
+        try:
+            report(totals(rows))
+        finally:
+            logger.remove(sink)
+        return lines
+
+    steady = record(Outcome.APPLIED, loss_before=2.0, loss_after=1.0)
+    climbing = record(Outcome.APPLIED, loss_before=2.0, loss_after=1.0, loss_peak=3.0, rose=True)
+    assert told([steady, steady]) == []
+    (line,) = told([steady, climbing, climbing])
+    assert "in 2 of 3 answers the loss rose" in line
 
 
 def test_totals_of_nothing_are_none_not_zero():

@@ -550,34 +550,50 @@ def test_descent_is_stable_while_alpha_times_curvature_is_below_two(
 
 
 @pytest.mark.parametrize(
-    ("peak", "keep", "outcome"),
-    [(1.02, "last", "applied"), (1.2, "last", "diverged"), (1.2, "best", "applied")],
+    ("peak", "end", "keep", "outcome", "rose"),
+    [
+        (1.02, 0.6, "last", "applied", False),
+        (1.2, 0.6, "last", "applied", True),
+        (40.0, 0.9, "last", "applied", True),
+        (40.0, 0.9, "best", "applied", True),
+        (1.2, 1.04, "last", "diverged", True),
+        (1.02, 1.01, "last", "diverged", False),
+        (1.2, 1.04, "best", "no_effect", True),
+        (1.2, float("nan"), "last", "non_finite", True),
+    ],
 )
-def test_a_descent_that_overshoots_its_start_is_diverged_wherever_it_ends(
-    peak: float, keep: Any, outcome: str
+def test_x_is_kept_by_where_the_loss_ends_not_by_how_it_got_there(
+    peak: float, end: float, keep: Any, outcome: str, rose: bool
 ) -> None:
-    @dataclass(frozen=True)
-    class Hill(Toy):
-        def losses(self, delta: Tensor) -> Tensor:
-            # The first step climbs to the peak, the others descend behind it.
-            behind = (delta.detach().norm(dim=1) > 0.05).float()
-            return 1 - delta.sum(1) + behind * (peak - 1 + 0.2)
+    curve = [1.0, peak, 0.5 * (1 + end), end]
 
-    plain = toy(stable(step_size=0.1, steps=6, keep=keep), curve=[0], slope=[0], start=[1])
-    descent = descend(Hill(**vars(plain)))
-    assert float(descent.losses.max()) == pytest.approx(peak)
-    assert float(descent.losses[0, -1]) < 1
+    @dataclass(frozen=True)
+    class Planted(Toy):
+        def losses(self, delta: Tensor) -> Tensor:
+            # Every step moves x by 0.1 along the first axis: the iterate tells where we are.
+            step = round(float(delta.detach()[0, 0]) / 0.1)
+            return curve[step] - delta.sum(1) + delta.detach().sum(1)
+
+    start = toy(stable(step_size=0.1, steps=3, keep=keep), curve=[0], slope=[0], start=[1])
+    problem = Planted(**vars(start))
+    descent = descend(problem)
+    seen = descent.losses[0].tolist()
+    assert seen == pytest.approx(curve[: len(seen)], nan_ok=True)
     assert descent.outcomes[0].value == outcome
     assert bool(descent.delta.any()) == (outcome == "applied")
+    (sample,) = describe(problem, descent)
+    assert sample.rose is rose
+    assert sample.loss_peak == pytest.approx(peak)
 
 
-def test_an_enormous_step_is_never_called_applied(loaded: Loaded) -> None:
-    # It ends below its start, with the features overwritten.
+def test_a_sample_that_rises_and_ends_low_keeps_its_last_x(loaded: Loaded) -> None:
+    # Enormous steps overwrite the features, and the loss then falls: the method's own result.
     result = run(loaded, loaded.batch("one_image"), stable(step_size=3000))
     (sample,) = result.samples
-    assert sample.outcome == "diverged"
-    assert max(sample.losses) > 1.05 * sample.losses[0]
-    assert not result.delta.any()
+    assert sample.loss_after < sample.losses[0]
+    assert (sample.outcome, sample.rose) == ("applied", True)
+    assert sample.loss_peak == max(sample.losses) > 1.05 * sample.losses[0]
+    assert result.delta.any()
 
 
 def test_a_loss_that_is_only_rounding_is_no_drift_and_one_above_is_not() -> None:
