@@ -1,9 +1,12 @@
-# Two targets set everything up: `make demo` and `make test`. Both share one environment.
+# `make demo` and `make test` set everything up. They share one environment, which holds the tested
+# set: every package in the version that the tests passed with (configs/tested.txt).
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
+TESTED ?= configs/tested.txt
 BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --constraint $(TESTED)
 
-.PHONY: demo demo-vlmevalkit test results lint clean
+.PHONY: demo demo-vlmevalkit test newest tested results lint clean
 
 # The embedded pair on its task through lmms-eval's own command line, replay off and on.
 # DEMO="--all" runs all 1,000 items, DEMO="--limit 50" fewer than the usual 200.
@@ -18,6 +21,18 @@ demo-vlmevalkit: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
 
+# The same on the newest of everything, in an environment of its own made from nothing: shows what
+# an upstream release breaks before users meet it.
+newest:
+	rm -rf .venv-newest
+	$(MAKE) test VENV=.venv-newest TESTED=/dev/null
+
+# Make the newest of everything the tested set, once the tests have passed with it.
+tested: newest
+	sed -n '/^#/p' configs/tested.txt > configs/tested.new
+	.venv-newest/bin/python -m pip freeze --all --exclude-editable >> configs/tested.new
+	mv configs/tested.new configs/tested.txt
+
 # Every study on the embedded pairs, configs/pairs/demo/RESULTS.md and its figures.
 # RESULTS="--n 200" takes fewer items; a run that was stopped goes on where it was.
 results: $(VENV)/.installed
@@ -28,18 +43,18 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/bin/python:
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[all]'
+$(VENV)/.installed: pyproject.toml $(TESTED) | $(BIN)/python
+	$(PIP) --upgrade pip
+	$(PIP) --editable '.[all]'
 	touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+$(VENV)/.installed-test: pyproject.toml $(TESTED) | $(BIN)/python
+	$(PIP) --upgrade pip
+	$(PIP) --editable '.[test]'
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) results build dist
+	rm -rf $(VENV) .venv-newest results build dist

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
@@ -59,28 +58,17 @@ def pairs() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Tell which versions are installed and whether this machine can run the demonstration."""
-    import torch
+    """Compare what is installed with the tested set, and import both harnesses for real.
 
-    from replay_adapters.resources import resource
+    The exit code is 1 where something is known to break, or does not import.
+    """
+    from replay_adapters.doctor import examine
 
-    for package in (
-        "activation-replay",
-        "torch",
-        "torchvision",
-        "transformers",
-        "lmms-eval",
-        "ms-vlmeval",
-    ):
-        try:
-            found = version(package)
-        except PackageNotFoundError:
-            found = "not installed"
-        typer.echo(f"{package:<20}{found}")
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none, runs on the CPU"
-    typer.echo(f"{'GPU':<20}{device}")
-    typer.echo(f"{'tasks':<20}{resource('tasks')}")
-    typer.echo(f"{'pairs':<20}{resource('configs') / 'pairs'}")
+    ill = 0
+    for line, well in examine():
+        typer.echo(line)
+        ill += not well
+    raise typer.Exit(code=min(ill, 1))
 
 
 def main() -> None:

@@ -1,0 +1,148 @@
+"""Whether this environment can be trusted: its versions beside the tested ones, real imports."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import distributions, requires
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from replay_adapters.resources import resource
+
+MISSING = "not installed"
+
+# The package that tells that an extra of ours is in use.
+_EXTRAS = {
+    "lmms-eval": "lmms-eval",
+    "vlmevalkit": "ms-vlmeval",
+    "studies": "matplotlib",
+    "lora": "peft",
+    "quantised": "bitsandbytes",
+}
+
+# Why pyproject.toml bounds a package, where that is not plain to see.
+_REASONS = {
+    "filelock": "lmms-eval 0.7.3 imports filelock._api, which filelock 4 removed",
+    "transformers": "before 5.18 models take no mm_encoder_outputs",
+    "math-verify": "lmms-eval's reasoning scorers cannot import an older one",
+    "antlr4-python3-runtime": "beside another one, pip takes a math-verify that cannot be imported",
+    "latex2sympy2": "beside another one, pip takes a math-verify that cannot be imported",
+}
+
+# Harness → what its command line imports before it reads any model.
+_ENTRY_PATHS = {
+    "lmms-eval": (
+        "import lmms_eval.__main__, lmms_eval.evaluator; from lmms_eval.models import get_model; "
+        "get_model('qwen2_vl_replay')"
+    ),
+    "ms-vlmeval": "from replay_adapters.vlmevalkit import register; register(); import vlmeval.run",
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A package whose installed version is not the tested one.
+
+    ``found`` is ``MISSING`` for a package that is needed and not there; ``tested`` is empty for one
+    that the tested set does not hold; ``breaks`` says why it is known to fail, None if it is not.
+    """
+
+    package: str
+    found: str
+    tested: str
+    breaks: str | None
+
+    def __str__(self) -> str:
+        tested = f" (tested: {self.tested})" if self.tested else ""
+        broken = f": known to break: {self.breaks}" if self.breaks else ""
+        return f"{self.package:<20}{self.found}{tested}{broken}"
+
+
+def pinned_versions() -> dict[str, str]:
+    """Return package → version of the set that the tests passed with (configs/tested.txt)."""
+    lines = (resource("configs") / "tested.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
+
+
+def installed_versions() -> dict[str, str]:
+    """Return package → version of everything that this interpreter can import."""
+    found: dict[str, str] = {}
+    for distribution in distributions():
+        found.setdefault(canonicalize_name(distribution.metadata["Name"]), distribution.version)
+    return found
+
+
+def bounds(installed: Mapping[str, str]) -> dict[str, SpecifierSet]:
+    """Return package → the versions that this plugin takes, for the extras that are in use."""
+    used = ["", *(extra for extra, sign in _EXTRAS.items() if sign in installed)]
+    allowed: dict[str, SpecifierSet] = {}
+    for line in requires("activation-replay") or ():
+        needed = Requirement(line)
+        if needed.marker is None or any(needed.marker.evaluate({"extra": e}) for e in used):
+            name = canonicalize_name(needed.name)
+            allowed[name] = allowed.get(name, SpecifierSet()) & needed.specifier
+    return allowed
+
+
+def differences(
+    installed: Mapping[str, str], tested: Mapping[str, str], allowed: Mapping[str, SpecifierSet]
+) -> Iterator[Difference]:
+    """Yield, by name, every package that differs from the tested set or lies outside our bounds.
+
+    Other packages of the tested set that are missing belong to extras that were not asked for.
+    """
+    for package in sorted({*tested, *allowed}):
+        found = installed.get(package, MISSING)
+        needed = allowed.get(package)
+        if found == MISSING and needed is None:
+            continue
+        breaks = None
+        if needed is not None and (found == MISSING or not needed.contains(found, True)):
+            reason = f", as {_REASONS[package]}" if package in _REASONS else ""
+            breaks = f"{package}{needed} is needed{reason}"
+        if found != tested.get(package, found) or breaks:
+            yield Difference(package, found, tested.get(package, ""), breaks)
+
+
+def failed_import(harness: str) -> str | None:
+    """Import a harness's entry path in a process of its own; return why it failed, or None."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _ENTRY_PATHS[harness]], capture_output=True, text=True, check=False
+    )
+    if ended.returncode == 0:
+        return None
+    return (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+
+
+def examine() -> Iterator[tuple[str, bool]]:
+    """Yield the report line by line, and whether each line is well."""
+    import torch
+
+    installed, tested = installed_versions(), pinned_versions()
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none, runs on the CPU"
+    facts = {
+        "activation-replay": installed["activation-replay"],
+        "Python": sys.version.split()[0],
+        "GPU": gpu,
+        "tasks": resource("tasks"),
+        "pairs": resource("configs") / "pairs",
+    }
+    for name, fact in facts.items():
+        yield f"{name:<20}{fact}", True
+    found = list(differences(installed, tested, bounds(installed)))
+    for difference in found:
+        yield str(difference), difference.breaks is None
+    pins = resource("configs") / "tested.txt"
+    how = f"; pip install --constraint {pins} … takes the tested ones" if found else ""
+    yield f"{'tested set':<20}{len(found)} of {len(tested)} packages differ{how}", True
+    for harness in _ENTRY_PATHS:
+        if harness not in installed:
+            yield f"{harness:<20}{MISSING}", True
+            continue
+        failure = failed_import(harness)
+        told = f"does not import: {failure}" if failure else "imports"
+        yield f"{harness:<20}{installed[harness]} {told}", failure is None
