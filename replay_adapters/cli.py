@@ -58,9 +58,9 @@ def pairs() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Compare what is installed with the tested set, and import both harnesses for real.
+    """Compare what is installed with the tested set, and answer one item in each harness.
 
-    The exit code is 1 where something is known to break, or does not import.
+    The exit code is 1 where something is known to break, or a harness does not answer.
     """
     from replay_adapters.doctor import examine
 

@@ -1,10 +1,13 @@
-"""Whether this environment can be trusted: its versions beside the tested ones, real imports."""
+"""Whether this environment can be trusted: versions beside the tested ones, a real answer each."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import distributions, requires
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -30,15 +33,6 @@ _REASONS = {
     "math-verify": "lmms-eval's reasoning scorers cannot import an older one",
     "antlr4-python3-runtime": "beside another one, pip takes a math-verify that cannot be imported",
     "latex2sympy2": "beside another one, pip takes a math-verify that cannot be imported",
-}
-
-# Harness → what its command line imports before it reads any model.
-_ENTRY_PATHS = {
-    "lmms-eval": (
-        "import lmms_eval.__main__, lmms_eval.evaluator; from lmms_eval.models import get_model; "
-        "get_model('qwen2_vl_replay')"
-    ),
-    "ms-vlmeval": "from replay_adapters.vlmevalkit import register; register(); import vlmeval.run",
 }
 
 
@@ -108,14 +102,40 @@ def differences(
             yield Difference(package, found, tested.get(package, ""), breaks)
 
 
-def failed_import(harness: str) -> str | None:
-    """Import a harness's entry path in a process of its own; return why it failed, or None."""
-    ended = subprocess.run(
-        [sys.executable, "-c", _ENTRY_PATHS[harness]], capture_output=True, text=True, check=False
-    )
+def answer_in_lmms_eval(folder: Path) -> list[str]:
+    """Return the command that answers one demonstration item in lmms-eval."""
+    command = [sys.executable, "-m", "replay_adapters.lmms_eval.launcher"]
+    command += ["--model", "qwen2_vl_replay", "--tasks", "replay_demo", "--limit", "1"]
+    return [*command, "--output_path", str(folder)]
+
+
+def answer_in_vlmevalkit(folder: Path) -> list[str]:
+    """Return the command that answers one demonstration item in VLMEvalKit."""
+    from replay_adapters.vlmevalkit.demo import demo_documents, write_set
+
+    write_set(folder / "replay_demo.tsv", demo_documents()[:1])
+    command = [sys.executable, "-m", "replay_adapters.vlmevalkit", "--model", "demo-replay"]
+    return [*command, "--data", "replay_demo", "--mode", "infer", "--work-dir", str(folder)]
+
+
+# Imports hide inside of both harnesses' functions, so that only an answer shows that all succeed.
+_ANSWER = {"lmms-eval": answer_in_lmms_eval, "ms-vlmeval": answer_in_vlmevalkit}
+
+
+def failure_of(harness: str) -> str | None:
+    """Answer one item of the demonstration in a harness; return why that failed, or None."""
+    with TemporaryDirectory() as folder:
+        ended = subprocess.run(
+            _ANSWER[harness](Path(folder)),
+            env={**os.environ, "LMUData": folder, "HF_HUB_OFFLINE": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
     if ended.returncode == 0:
         return None
-    return (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+    return (ended.stdout.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
 
 
 def examine() -> Iterator[tuple[str, bool]]:
@@ -139,10 +159,10 @@ def examine() -> Iterator[tuple[str, bool]]:
     pins = resource("configs") / "tested.txt"
     how = f"; pip install --constraint {pins} … takes the tested ones" if found else ""
     yield f"{'tested set':<20}{len(found)} of {len(tested)} packages differ{how}", True
-    for harness in _ENTRY_PATHS:
+    for harness in _ANSWER:
         if harness not in installed:
             yield f"{harness:<20}{MISSING}", True
             continue
-        failure = failed_import(harness)
-        told = f"does not import: {failure}" if failure else "imports"
+        failure = failure_of(harness)
+        told = f"does not answer: {failure}" if failure else "answers"
         yield f"{harness:<20}{installed[harness]} {told}", failure is None

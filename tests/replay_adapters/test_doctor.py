@@ -1,4 +1,4 @@
-"""The doctor names what differs from the tested set, and notices a harness that does not import."""
+"""The doctor names what differs from the tested set, and notices a harness that does not answer."""
 
 import os
 import shutil
@@ -51,12 +51,13 @@ def test_a_filelock_that_lmms_eval_cannot_import_is_named_with_its_reason(examin
     assert "lmms-eval 0.7.3 imports filelock._api" in line
 
 
-def test_both_harnesses_are_imported_for_real(examined):
+def test_both_harnesses_are_asked_for_a_real_answer(examined):
     lines = examined.stdout.splitlines()
     (lmms,) = [line for line in lines if line.startswith("lmms-eval ")]
-    assert "does not import: ModuleNotFoundError: No module named 'filelock._api'" in lmms
+    assert "does not answer: " in lmms
+    assert "ModuleNotFoundError: No module named 'filelock._api'" in lmms
     (vlm,) = [line for line in lines if line.startswith("ms-vlmeval ")]
-    assert vlm.endswith("imports")
+    assert vlm.endswith("answers")
     assert examined.returncode == 1
 
 
