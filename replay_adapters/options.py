@@ -1,6 +1,6 @@
 """From a harness's option strings to one resolved set of settings.
 
-Precedence: command line > pair file > task file > harness.
+Precedence: command line > preset by name > pair file > task file > harness.
 """
 
 import difflib
@@ -9,24 +9,20 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from transformers import PretrainedConfig
 
 from replay_adapters.pairs import PairFile, Protocol, read_pair
+from replay_adapters.run_options import AS_TYPED, PREFIX, PairOptions, RunOptions
 from replay_core import ReplayConfig, UsageError
 from replay_core.adapter import adapted_base
 from replay_core.config import sentence
 from replay_core.pair import check_configs, load_config
 
-PREFIX = "replay_"
 EMBEDDED_PAIR = "demo"
-PROTOCOLS = ("pair", "task")
-DTYPES = ("auto", "bfloat16", "float16", "float32")
-QUANTIZATIONS = ("8bit", "4bit")
-_ADAPTER_OPTIONS = ("base", "protocol", "base_device", "base_quantization", "journal")
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,8 @@ class Settings:
 
     ``rest`` are the arguments that go on to the harness's own class. ``base_device`` and
     ``base_quantization`` say where and in how many bits the base is held, when not as the policy;
-    ``journal`` is the file that keeps answers for a run that is started again.
+    ``journal`` is the file that keeps answers for a run that is started again; ``preset`` is the
+    name of the pair's preset that was asked for, whose values are in ``config``.
     """
 
     pair: PairFile
@@ -44,9 +41,10 @@ class Settings:
     protocol_name: str
     dtype: str | None
     rest: dict[str, Any]
-    base_device: str | None = None
+    base_device: str | int | None = None
     base_quantization: Any = None
     journal: Path | None = None
+    preset: str | None = None
 
     def check_tasks(self, tasks: Iterable[str]) -> None:
         """Raise UsageError when the pair is not meant for one of ``tasks``."""
@@ -66,7 +64,11 @@ class Settings:
         return self.pair.processor or adapted_base(self.pair.policy) or self.pair.policy
 
     def summary(self) -> dict[str, Any]:
-        """Return the resolved settings as they are logged and fingerprinted."""
+        """Return the settings as they are logged: what they come to, and the preset's name."""
+        return {**self.resolved(), "preset": self.preset}
+
+    def resolved(self) -> dict[str, Any]:
+        """Return what the settings come to, as it is fingerprinted, however it was spelt."""
         return {
             "pair": self.pair.name,
             "policy": self.pair.policy,
@@ -84,7 +86,7 @@ class Settings:
 
     def fingerprint(self, *more: str) -> str:
         """Return 16 digits that change with any setting, or with what else is named."""
-        text = json.dumps([self.summary(), *more], sort_keys=True)
+        text = json.dumps([self.resolved(), *more], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -101,41 +103,23 @@ def resolve(arguments: Mapping[str, Any]) -> Settings:
         key.removeprefix(PREFIX): given.pop(key) for key in list(given) if key.startswith(PREFIX)
     }
     _refuse_unknown(options)
-    base, protocol_name = options.pop("base", None), options.pop("protocol", None)
-    base_device, quantization = (
-        options.pop("base_device", None),
-        options.pop("base_quantization", None),
-    )
-    journal = options.pop("journal", None)
-    if quantization is not None and quantization not in QUANTIZATIONS:
-        raise UsageError(
-            f"replay_base_quantization={quantization} is not allowed (allowed: "
-            f"{', '.join(QUANTIZATIONS)})"
-        )
-    _check_device(base_device)
-    dtype = given.pop("dtype", None)
-    if dtype is not None and dtype not in DTYPES:
-        raise UsageError(f"dtype={dtype} is not allowed (allowed: {', '.join(DTYPES)})")
-    pair = _pair(given.pop("pretrained", None), given.pop("pair", None), base, options)
-    preset = pair.inject if options.get("method") == "inject" else pair.replay
-    config = _config({**preset, **options})
-    if protocol_name is None:
-        protocol_name = "task" if pair.protocol == Protocol() else "pair"
-    if protocol_name not in PROTOCOLS:
-        raise UsageError(
-            f"replay_protocol={protocol_name} is not allowed (allowed: {', '.join(PROTOCOLS)})"
-        )
+    run = _read(RunOptions, _taken(options, RunOptions), PREFIX)
+    named = _read(PairOptions, _taken(given, PairOptions))
+    pair = _pair(named.pretrained, named.pair, run.base, options)
+    config = _config({**_preset(pair, run.preset, options.get("method")), **options})
+    protocol_name = run.protocol or ("task" if pair.protocol == Protocol() else "pair")
     protocol = pair.protocol if protocol_name == "pair" else Protocol()
     settings = Settings(
         pair,
         config,
         protocol,
         protocol_name,
-        dtype or pair.dtype,
+        named.dtype or pair.dtype,
         given,
-        base_device,
-        quantization,
-        None if journal is None else Path(str(journal)).expanduser(),
+        run.base_device,
+        run.base_quantization,
+        None if run.journal is None else Path(run.journal).expanduser(),
+        run.preset,
     )
     return replace(settings, rest={**_harness_arguments(settings.protocol), **given})
 
@@ -161,13 +145,25 @@ def check_checkpoints(settings: Settings) -> PretrainedConfig:
 
 
 def _refuse_unknown(options: Mapping[str, Any]) -> None:
-    known = [*ReplayConfig.model_fields, *_ADAPTER_OPTIONS]
+    known = [*ReplayConfig.model_fields, *RunOptions.model_fields]
     for name in options:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
             hint = f"did you mean {PREFIX}{close[0]}? " if close else ""
             allowed = ", ".join(PREFIX + option for option in sorted(known))
             raise UsageError(f"{PREFIX}{name} is not an option; {hint}Options: {allowed}")
+
+
+def _taken(options: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """Take out of ``options`` what ``model`` has a field for."""
+    return {name: options.pop(name) for name in model.model_fields if name in options}
+
+
+def _read(model: type[_Model], values: Mapping[str, Any], prefix: str = "") -> _Model:
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise UsageError(sentence(error, model, prefix)) from error
 
 
 def _pair(
@@ -209,10 +205,30 @@ def _config(options: Mapping[str, Any]) -> ReplayConfig:
             ) from error
     if isinstance(given := values.get("thresholds"), str) and given not in ("dynamic", "release"):
         values["thresholds"] = read_thresholds(given)
-    try:
-        return ReplayConfig(**values)
-    except ValidationError as error:
-        raise UsageError(sentence(error, ReplayConfig, PREFIX)) from error
+    return _read(ReplayConfig, values, PREFIX)
+
+
+def _preset(pair: PairFile, name: str | None, method: str | None) -> dict[str, Any]:
+    """Return the settings that stand in a pair's file for a method, with a preset over them."""
+    if name is None:
+        return pair.inject if method == "inject" else pair.replay
+    if not pair.presets:
+        raise UsageError(
+            f"{PREFIX}preset={name} is not possible: the pair {pair.name} has no presets (they "
+            "stand under `presets` in a pair's file)"
+        )
+    if name not in pair.presets:
+        nearest = difflib.get_close_matches(name, pair.presets, n=len(pair.presets), cutoff=0)
+        raise UsageError(
+            f"{PREFIX}preset={name} is not a preset of the pair {pair.name} (allowed: "
+            f"{', '.join(nearest)})"
+        )
+    if method == "inject":
+        raise UsageError(
+            f"{PREFIX}preset={name} does not go with {PREFIX}method=inject (allowed: replay, none "
+            "or base): an injection's settings stand under `inject` in the pair's file"
+        )
+    return {**pair.replay, **pair.presets[name]}
 
 
 def read_thresholds(path: str) -> dict[int, float]:
@@ -226,22 +242,12 @@ def read_thresholds(path: str) -> dict[int, float]:
         return {int(layer): float(nats) for layer, nats in content["thresholds"].items()}
     except OSError as error:
         raise UsageError(
-            f"replay_thresholds={path} is not allowed (allowed: dynamic, release, or a file that "
-            "`activation-replay thresholds` wrote)"
+            f"replay_thresholds={path} is not allowed (allowed: {AS_TYPED['thresholds']})"
         ) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(
             f"replay_thresholds={path} holds no entropies per layer, as "
             '{"thresholds": {"0": 1.25, "1": 2.5}} does'
-        ) from error
-
-
-def _check_device(name: str | None) -> None:
-    try:
-        torch.device(name or "cpu")
-    except RuntimeError as error:
-        raise UsageError(
-            f"replay_base_device={name} is not allowed (allowed: cpu, cuda, cuda:1 and the like)"
         ) from error
 
 

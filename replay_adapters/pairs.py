@@ -79,6 +79,9 @@ class PairFile(BaseModel):
     """What the models are loaded in, when not in the harness's own choice."""
     replay: dict[str, Any] = {}
     """Preset of the replay options, under their names without ``replay_``."""
+    presets: dict[str, dict[str, Any]] = {}
+    """Further presets by name, for ``replay_preset``: each stands over ``replay``. For a published
+    number that was made with other settings than these."""
     inject: dict[str, Any] = {}
     """The same for ``replay_method=inject``, which does not read ``replay``."""
     protocol: Protocol = Protocol()
@@ -86,6 +89,16 @@ class PairFile(BaseModel):
     """The only tasks that the pair makes sense on; None for a general model."""
     notes: str = ""
     """Where each number comes from."""
+
+    @model_validator(mode="after")
+    def _presets_are_of_replay(self) -> "PairFile":
+        named = [name for name, preset in self.presets.items() if "method" in preset]
+        if named:
+            raise ValueError(
+                f"presets.{named[0]} has a method, but presets are for replay_method=replay "
+                "(allowed: the other options; settings of an injection stand under 'inject')"
+            )
+        return self
 
 
 def pair_names() -> list[str]:

@@ -26,11 +26,23 @@ _RELEASE_INJECTION = {"layers": 7, "positions": "input", "thresholds": "release"
 
 
 class ReplayConfig(BaseModel):
-    """Settings of Activation Replay (Xing et al. 2025, arXiv 2511.19972); defaults as published.
+    """Settings of Activation Replay (Xing et al. 2025, arXiv 2511.19972).
 
-    The published runs use ``threshold`` 0.4 or 0.2, ``step_size`` 10 to 40, 25 steps, and the first
-    16 of 28 decoder layers. ``step_size`` does not transfer between image sizes: the step on one
-    token is about ``step_size / (N * masked)`` for N visual tokens.
+    Published, as the paper's released settings have them, are the defaults of ``select``,
+    ``threshold``, ``thresholds``, ``step_size``, ``steps``, ``top_k``, ``positions``, ``maximum``,
+    ``step_scaling`` and ``keep``. Not published is ``boundary="aligned"``: the published tables
+    were made with the release's reading, ``boundary="reference"``. ``layers="auto"`` carries the 16
+    of 28 layers released for MM-Eureka-Qwen-7B over to other depths; VL-Rethinker-7B has 24. At
+    least one published number was made with other values: MM-Eureka-Qwen-7B's 47.7 on MathVerse
+    has ``threshold`` 0.2 and ``step_size`` 40.
+
+    The loss is the KL(base ‖ policy), averaged over a layer's masked positions, summed over layers,
+    divided by the number N of visual tokens. So ``step_size`` does not transfer between image
+    sizes: the step on one token is about ``step_size / (N * masked)``.
+
+    The paper's text departs from its release, and from this, in three points: it writes the mask
+    with ``<`` for ``<=``, the KL over the whole vocabulary (``top_k="full"``), and the candidates
+    as all positions of the prompt (``positions="input"``).
 
     Raises:
         pydantic.ValidationError: a value outside its range, or an unknown name.
@@ -39,8 +51,8 @@ class ReplayConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Method = Field("replay", description="replay, inject, none or base")
-    """``replay``; ``inject``: overwrite the policy's activations by the base's (Table 1);
-    ``none``: the policy alone; ``base``: the base alone."""
+    """``replay``: optimise the visual tokens; ``inject``: overwrite the policy's activations by the
+    base's (Table 1); ``none``: the policy alone; ``base``: the base alone."""
 
     select: Select = Field(
         "low",
@@ -53,7 +65,8 @@ class ReplayConfig(BaseModel):
 
     boundary: Boundary = Field("aligned", description="aligned or reference")
     """``aligned``: base after layer l against policy after layer l, in float32. ``reference``: the
-    release's reading, base after layer l against policy before layer l, in the model's dtype; for
+    release's reading, with which the published tables were made: base after layer l against policy
+    before layer l, in the model's dtype; for
     ``inject`` the input of layer l is overwritten by the base's, and only where the base's entropy
     after l also lies below the policy's there."""
 

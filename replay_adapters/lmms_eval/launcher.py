@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from replay_adapters.command import check_transformers, refuse
+from replay_adapters.help import asks_for_help, lmms_eval_options, print_help
 from replay_adapters.lmms_eval import MODEL_NAMES
 
 PROGRAM = "lmms_eval"
@@ -20,6 +21,10 @@ FAILED = 1
 def main() -> None:
     """Run lmms-eval's command line on ``sys.argv``; exit with 2 on bad input, 1 on a failure."""
     check_transformers(PROGRAM, "lmms-eval")
+    if asks_for_help(sys.argv[1:]):
+        from lmms_eval.cli import dispatch
+
+        print_help(dispatch.main, lmms_eval_options())
     from replay_core import UsageError
 
     try:

@@ -100,7 +100,7 @@ class Source:
 
     def identity(self) -> dict[str, Any]:
         """Return what every measurement on this source depends on."""
-        summary = self.settings.summary()
+        summary = self.settings.resolved()
         for arms_own in ("config", "config_hash"):
             summary.pop(arms_own)
         for where in ("policy", "base"):  # the weights' own hashes stand beside

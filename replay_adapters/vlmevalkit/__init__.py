@@ -24,6 +24,15 @@ CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
 # Ending of a model's name → replay_method.
 ARMS = {"replay": "replay", "none": "none", "base": "base", "inject": "inject"}
 
+# Option that --replay does not take → why.
+NOT_IN_REPLAY = {
+    "pair": "the model's name says it",
+    "pretrained": "for run files",
+    "base": "for run files",
+    "method": "the ending of the model's name says it",
+    "journal": "for lmms-eval only",
+}
+
 
 def register(models: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
     """Make our classes, model names and patches known to the harness; return the names.

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
-from replay_adapters.options import PREFIX, Settings, check_checkpoints, resolve
-from replay_adapters.vlmevalkit import CLASSES
+from replay_adapters.options import Settings, check_checkpoints, resolve
+from replay_adapters.run_options import PREFIX, PairOptions, RunOptions
+from replay_adapters.vlmevalkit import CLASSES, NOT_IN_REPLAY
 from replay_core import ReplayConfig, UsageError
 from replay_core.pair import checkpoint_revision
 
@@ -25,8 +26,11 @@ CLASS_ARGUMENTS = {
     "Qwen3VLChatReplay": (*_COMMON, "presence_penalty"),
 }
 OUR_ARGUMENTS = ("samples", "processor", "device", "attn_implementation")
-_REPLAY_OPTIONS = (*ReplayConfig.model_fields, "protocol", "base_device", "base_quantization")
-_PAIR_ARGUMENTS = ("pair", "pretrained", "dtype")
+_REPLAY_OPTIONS = (
+    *ReplayConfig.model_fields,  # "method" is refused by the launcher, with its reason
+    *(name for name in RunOptions.model_fields if name not in NOT_IN_REPLAY),
+)
+_PAIR_ARGUMENTS = tuple(PairOptions.model_fields)
 _DECODING = ("max_new_tokens", "top_p", "top_k", "temperature", "repetition_penalty")
 
 
@@ -203,7 +207,7 @@ def _fingerprint(settings: Settings, class_name: str) -> str:
     method, pair = settings.config.method, settings.pair
     used = [pair.policy] if method == "none" else [pair.policy, pair.base]
     revisions = [checkpoint_revision(checkpoint) for checkpoint in used]
-    summary = settings.summary()
+    summary = settings.resolved()
     arguments = summary["harness_arguments"]
     summary["harness_arguments"] = {k: v for k, v in arguments.items() if k != "device"}
     parts = [summary, class_name, revisions, version("activation-replay")]

@@ -16,9 +16,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from replay_adapters.command import check_transformers, refuse
+from replay_adapters.help import asks_for_help, print_help, vlmevalkit_options
 
 PROGRAM = "vlmeval_replay"
 FAILED = 1
@@ -43,6 +44,8 @@ def main() -> None:
     from replay_core import UsageError
 
     try:
+        if asks_for_help(sys.argv[1:]):
+            _print_help(sys.argv[1:])
         run = prepare(sys.argv[1:])
     except UsageError as error:
         refuse(PROGRAM, error)
@@ -62,6 +65,17 @@ def main() -> None:
         if failures:
             print(f"{PROGRAM}: failed: {'; '.join(failures)}", file=sys.stderr)
             sys.exit(FAILED)
+
+
+def _print_help(argv: list[str]) -> NoReturn:
+    """Print the run script's help, and what this command has beside it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--vlmevalkit", type=Path)
+    checkout = parser.parse_known_args(argv)[0].vlmevalkit
+    package_folder(checkout)
+    sys.argv[1:] = ["--help"]
+    ours = str(__doc__).replace("``", "")
+    print_help(lambda: load_run_script(checkout).main(), f"\n{ours}{vlmevalkit_options()}")
 
 
 def prepare(argv: list[str]) -> Run:
@@ -95,9 +109,6 @@ def prepare(argv: list[str]) -> Run:
             )
         return _with_config(run, Path(asked.config))
     if not asked.model:
-        if {"-h", "--help"} & set(others):
-            print(__doc__)
-            return run
         raise UsageError("--model is missing; give --model NAME --data SET, or --config FILE")
     if not asked.data:
         raise UsageError("--data is missing; give --model NAME --data SET, or --config FILE")

@@ -37,7 +37,8 @@ def refusal(arguments: dict) -> str:
         ("layers", "[1,1]", "[1, 1] must be distinct"),
         ("step_size", float("inf"), "allowed: a finite number above 0"),
         ("method", "reply", "allowed: replay, inject, none or base"),
-        ("protocol", "mine", "replay_protocol=mine is not allowed (allowed: pair, task)"),
+        ("protocol", "mine", "replay_protocol=mine is not allowed (allowed: pair or task)"),
+        ("journal", True, "replay_journal=True is not allowed (allowed: a file)"),
     ],
 )
 def test_a_bad_value_is_quoted_with_what_is_allowed(option, value, told):
@@ -140,6 +141,79 @@ def test_the_fingerprint_changes_with_every_source_of_settings():
     }
     seen.add(resolve(PAIR).fingerprint("new weights"))
     assert len(seen) == 6
+
+
+PRESETS = """
+policy: me/p
+base: me/b
+replay: {layers: 3, steps: 5, threshold: 0.4}
+inject: {layers: 2}
+presets:
+  table9: {threshold: 0.3, boundary: reference}
+  table9_small: {threshold: 0.1, layers: [0, 2]}
+"""
+
+
+@pytest.fixture
+def with_presets(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(PRESETS)
+    return {"pair": str(file)}
+
+
+def test_a_preset_is_laid_over_the_pairs_own_and_under_what_is_given(with_presets):
+    def chosen(**more):
+        config = resolve({**with_presets, **more}).config
+        return config.threshold, config.boundary, config.layers, config.steps
+
+    assert chosen() == (0.4, "aligned", 3, 5)
+    assert chosen(replay_preset="table9") == (0.3, "reference", 3, 5)
+    assert chosen(replay_preset="table9_small") == (0.1, "aligned", (0, 2), 5)
+    given = {"replay_threshold": 0.7, "replay_layers": "[1]", "replay_boundary": "aligned"}
+    assert chosen(replay_preset="table9", **given) == (0.7, "aligned", (1,), 5)
+
+
+@pytest.mark.parametrize("method", ["replay", "none", "base"])
+def test_both_arms_of_a_comparison_take_the_preset(with_presets, method):
+    settings = resolve({**with_presets, "replay_preset": "table9", "replay_method": method})
+    assert (settings.config.method, settings.config.threshold) == (method, 0.3)
+
+
+def test_an_unknown_preset_is_refused_with_the_pairs_own_nearest_first(with_presets):
+    for typed, nearest in (
+        ("table9_smal", "table9_small, table9"),
+        ("tabel9", "table9, table9_small"),
+        (9, "table9, table9_small"),
+    ):
+        told = refusal({**with_presets, "replay_preset": typed})
+        assert (
+            told == f"replay_preset={typed} is not a preset of the pair mine (allowed: {nearest})"
+        )
+    for without in ({}, PAIR):
+        assert "has no presets" in refusal({**without, "replay_preset": "table9"})
+
+
+def test_a_preset_is_not_for_an_injection(with_presets):
+    told = refusal({**with_presets, "replay_preset": "table9", "replay_method": "inject"})
+    assert "replay_preset=table9 does not go with replay_method=inject (allowed: replay" in told
+
+
+def test_a_presets_values_are_checked_as_if_they_were_typed(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("policy: a\nbase: b\npresets: {x: {steps: -2}, y: {treshold: 0.2}}\n")
+    assert "replay_steps=-2 is not allowed" in refusal({"pair": str(file), "replay_preset": "x"})
+    assert "replay_treshold is not known" in refusal({"pair": str(file), "replay_preset": "y"})
+
+
+def test_a_preset_is_recorded_by_name_and_fingerprinted_by_its_values(with_presets):
+    """So that the same settings, spelt out, are the same run."""
+    named = resolve({**with_presets, "replay_preset": "table9"})
+    spelt = resolve({**with_presets, "replay_threshold": 0.3, "replay_boundary": "reference"})
+    assert named.fingerprint() == spelt.fingerprint() != resolve(with_presets).fingerprint()
+    assert named.summary()["preset"] == "table9"
+    assert named.summary()["config"]["threshold"] == 0.3
+    assert spelt.summary()["preset"] is None
+    assert named.resolved() == spelt.resolved()
 
 
 def test_the_summary_is_plain_json():

@@ -8,10 +8,11 @@ from lmms_eval.utils import simple_parse_args_string
 
 from replay_adapters import options
 from replay_adapters.lmms_eval import MODEL_NAMES
+from replay_adapters.run_options import PairOptions, RunOptions
 from replay_core import Outcome, ReplayConfig, ReplayRecord
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-OPTIONS = [*ReplayConfig.model_fields, *options._ADAPTER_OPTIONS]
+OPTIONS = [*ReplayConfig.model_fields, *RunOptions.model_fields]
 
 
 def first_cells() -> set[str]:
@@ -23,6 +24,37 @@ def first_cells() -> set[str]:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_has_a_line(name):
     assert f"replay_{name}" in first_cells()
+
+
+@pytest.mark.parametrize("name", PairOptions.model_fields)
+def test_every_name_of_a_pairs_parts_has_a_line(name):
+    assert name in first_cells()
+
+
+def test_the_published_rows_are_what_their_presets_resolve_to():
+    rows = re.findall(r"^\| [^|]+ \| `(pair=[^`]+preset=[^`]+)` \|(.*)\|$", README, re.MULTILINE)
+    assert len(rows) == 4
+    for typed, told in rows:
+        settings = options.resolve(simple_parse_args_string(typed))
+        config, protocol = settings.config, settings.protocol
+        layers, gamma, alpha, pixels = (cell.strip().replace(",", "") for cell in told.split("|"))
+        assert layers.removesuffix(" (assumed)") == str(config.layers)
+        assert (float(gamma), float(alpha)) == (config.threshold, config.step_size)
+        limits = f"{protocol.min_pixels} and {protocol.max_pixels}"
+        assert pixels == limits.replace("None and None", "not published")
+        assert (config.steps, config.boundary) == (25, "reference")
+    assert "47.7 for MM-Eureka on MathVerse is the cell γ = 0.2, α = 40 of Table 5" in README
+
+
+def test_the_defaults_stand_first():
+    told = {}
+    for first, second in re.findall(r"^\| ([^|]*) \| ([^|]*) \|", README, flags=re.MULTILINE):
+        names = re.findall(r"`replay_([^`]+)`", first)
+        values = re.findall(r"`([^`]+)`|(\d+(?:\.\d+)?)", second)
+        told |= dict(zip(names, (code or number for code, number in values), strict=False))
+    for name, field in ReplayConfig.model_fields.items():
+        default = field.default
+        assert told[name] == (f"{default:g}" if type(default) is float else str(default).lower())
 
 
 @pytest.mark.parametrize("name", [name for name in MODEL_NAMES if "qwen2_" not in name])
@@ -45,6 +77,7 @@ def test_no_line_names_an_option_that_does_not_exist():
 TYPED = {
     "base": ("other/base", lambda s: s.pair.base == "other/base"),
     "protocol": ("task", lambda s: s.protocol_name == "task"),
+    "preset": ("table2_mathverse", lambda s: s.config.step_size == 40),
     "base_device": ("cpu", lambda s: s.base_device == "cpu"),
     "base_quantization": ("8bit", lambda s: s.base_quantization is not None),
     "journal": ("answers.jsonl", lambda s: s.journal == Path("answers.jsonl")),

@@ -33,11 +33,24 @@ def refusal(**settings: Any) -> str:
     return sentence(caught.value, ReplayConfig, "replay_")
 
 
-def test_defaults_are_the_published_ones() -> None:
+def test_defaults_are_the_published_ones_but_for_the_reading_and_the_layers() -> None:
     config = ReplayConfig()
     assert (config.threshold, config.step_size, config.steps, config.top_k) == (0.4, 10, 25, 50)
-    assert (config.method, config.select, config.boundary) == ("replay", "low", "aligned")
-    assert (config.positions, config.layers, config.keep) == ("visual", "auto", "last")
+    assert (config.method, config.select, config.thresholds) == ("replay", "low", "dynamic")
+    assert (config.positions, config.maximum, config.keep) == ("visual", "sample", "last")
+    assert config.step_scaling == "published"
+    assert (config.boundary, config.layers) == ("aligned", "auto")
+
+
+def test_the_docstring_names_what_is_published_and_what_is_not() -> None:
+    """Every setting but the run's own, once, on the right side."""
+    text = " ".join((ReplayConfig.__doc__ or "").split())
+    published, _, rest = text.partition("Not published is")
+    not_published = rest.partition("The loss is")[0]
+    named = {name for name in ReplayConfig.model_fields if f"``{name}``" in published}
+    ours = {name for name in ReplayConfig.model_fields if f'``{name}="' in not_published}
+    assert ours == {"boundary", "layers"}
+    assert named == ReplayConfig.model_fields.keys() - ours - {"method", "seed", "strict"}
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,19 @@ def test_the_fingerprint_changes_with_whatever_changes_answers(given, tiny_pairs
     assert plan({**given, "model_path": str(moving)}).fingerprint != before
 
 
+def test_a_preset_reaches_the_settings_and_the_same_values_have_the_same_folder(given, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        f"policy: {given['model_path']}\nbase: {given['replay_base']}\n"
+        "presets: {table9: {threshold: 0.3, boundary: reference, layers: 2}}\n"
+    )
+    named = plan({"pair": str(file), **parse_options("preset=table9")})
+    spelt = plan({"pair": str(file), **parse_options("threshold=0.3,boundary=reference,layers=2")})
+    assert (named.settings.config.threshold, named.settings.config.boundary) == (0.3, "reference")
+    assert named.settings.summary()["preset"] == "table9"
+    assert named.fingerprint == spelt.fingerprint != plan({"pair": str(file)}).fingerprint
+
+
 def test_a_pairs_decoding_stands_behind_what_is_given(tiny_pairs, tmp_path):
     pair = tiny_pairs["qwen2_5_vl"]
     file = tmp_path / "mine.yaml"

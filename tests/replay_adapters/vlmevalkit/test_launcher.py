@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from replay_adapters.help import vlmevalkit_options
 from replay_adapters.vlmevalkit import launcher
 
 
@@ -117,6 +118,18 @@ def test_a_run_file_reaches_the_harness_with_full_names_and_classes(tmp_path):
         "pair": "demo",
         "replay_method": "none",
     }
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--model", "demo-replay", "-h"]])
+def test_help_is_the_run_scripts_own_with_ours_behind_it(harness, monkeypatch, capsys, argv):
+    monkeypatch.setattr(sys, "argv", ["vlmeval_replay", *argv])
+    with pytest.raises(SystemExit) as ended:
+        launcher.main()
+    told = capsys.readouterr().out
+    assert not ended.value.code
+    assert told.startswith("usage: vlmeval_replay")
+    assert told.index("--judge-base-url") < told.index("--replay NAME=VALUE")
+    assert told.rstrip().endswith(vlmevalkit_options().rstrip())
 
 
 def status(tmp_path, **dataset):
