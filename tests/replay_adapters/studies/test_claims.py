@@ -46,7 +46,8 @@ def test_every_claim_tells_the_numbers_of_its_own_study(claims_of):
         LOW: "**gain**: +4.3 points [+1.9, +6.7], 90/47, p = 0.00029, n = 731",
         HIGH: "**loss**: -6.2 points [-9.3, -3.1], 21/66, p = 1.2e-06, n = 731",
         PRESET: "**gain**: +2.5 points [+1.2, +5.7], 31/17, p = 0.042, n = 731",
-        RANDOM_X: "no difference shown: +2.1 points [-0.4, +4.7], 29/17, p = 0.21, MDE 4.1, n = 731",
+        RANDOM_X: "no difference shown: +2.1 points [-0.4, +4.7], 29/17, p = 0.21, MDE 4.1, "
+        "n = 731",
         RANDOM_MASK: "**loss**: -5.4 points [-8.8, -2.2], 9/48, p = 0.0022, n = 729",
         PASS: "**yes**: +3.9 points [+1.2, +6.7], n = 193",
     }
