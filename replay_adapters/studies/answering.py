@@ -65,11 +65,12 @@ def run_arms(
                 keys = {(arm_hash, d, number) for d in chunk for number in numbers}
                 if not all(key in rows for key in keys):
                     answerer = _Answerer(source, arm, documents, sampling)
-                    for made in answerer.rows(chunk, repeats):
-                        made["correct"] = source.questions.score(
-                            made["document"], made["text"], metric
+                    made = answerer.rows(chunk, repeats)
+                    for row in made:
+                        row["correct"] = source.questions.score(
+                            row["document"], row["text"], metric
                         )
-                        rows.add([{"arm": arm.name, "arm_hash": arm_hash, **made}])
+                    rows.add({"arm": arm.name, "arm_hash": arm_hash, **row} for row in made)
                 bar.update(len(keys))
     found = {(row["arm_hash"], row["document"], row["repeat"]): row for row in rows}
     kept = [

@@ -42,7 +42,7 @@ def run_chosen(source: Source, folder: Path, n: int | None, grid: Findings) -> F
         return Arm(name, ReplayConfig(**{**plain, **changes}))
 
     mask = masked(config).select
-    dev = {"select": mask, "threshold": gamma, "step_size": alpha}
+    dev = {"select": mask, "threshold": gamma, "step_size": alpha, "thresholds": "dynamic"}
     arms = [
         arm("none", method="none"),
         arm("the pair's preset", method="replay"),

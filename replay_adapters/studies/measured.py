@@ -1,23 +1,21 @@
 """The studies that look inside: drift by layer and certainty, and drift under pixel noise."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from replay_adapters.studies.answering import answer_rows, run_arms
 from replay_adapters.studies.source import Source
+from replay_adapters.studies.written import drift_row, write_drift, write_perturbation
 from replay_core import Pair, ReplayConfig, ReplayResult, Steered, UsageError, make_pair
 from replay_core.pair import load_model
 from replay_core.studies import drift, perturbation
 from replay_core.studies.arms import Arm
-from replay_core.studies.output import Row, Rows, write_study, write_table
-from replay_core.studies.plots import draw_drift, draw_perturbation
+from replay_core.studies.output import Row, Rows
 
 SIGMAS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
 
@@ -53,22 +51,14 @@ def run_drift(
                         rows.add(_drift_rows(arm, pair, prompts, quantiles))
             bar.update(len(chunk) * len(pairs))
     wanted = set(documents)
-    mine = [row for row in rows if row["document"] in wanted]
-    cells = {arm: np.array([r["cells"] for r in mine if r["arm"] == arm]) for arm in pairs}
-    findings = _drift_findings(cells)
-    profiles = {arm: drift.profile(array) for arm, array in cells.items()}
-    table = [row for arm, found in profiles.items() for row in _profile_rows(arm, found)]
-    write_study(
+    return write_drift(
         folder,
-        "drift",
-        settings={**settings, "n": len(documents)},
-        table=table,
-        findings=findings,
+        [row for row in rows if row["document"] in wanted and row["arm"] in pairs],
+        documents,
+        settings=settings,
+        decode=source.decode,
         seed=noise_seed,
     )
-    write_table(folder / "drift_changed.csv", _changed_table(source, mine))
-    draw_drift(folder / "drift.png", profiles, findings)
-    return findings
 
 
 def _nulls(source: Source, null_policy: str | None, seed: int) -> dict[str, Pair]:
@@ -87,80 +77,11 @@ def _nulls(source: Source, null_policy: str | None, seed: int) -> dict[str, Pair
 
 
 def _drift_rows(arm: str, pair: Pair, prompts: Any, quantiles: int) -> list[Row]:
-    rows = []
     readings = drift.read(pair, prompts.inputs)
-    for document, reading in zip(prompts.documents, readings, strict=True):
-        counts = drift.changed(reading) if arm == "policy" else Counter()
-        rows.append(
-            {
-                "arm": arm,
-                "document": document,
-                "cells": drift.cells(reading, quantiles),
-                "changed": [[*key, count] for key, count in counts.most_common(200)],
-            }
-        )
-    return rows
-
-
-def _drift_findings(cells: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {"n": len(cells["policy"])}
-    for kind in drift.KINDS:
-        for arm, array in cells.items():
-            measured = drift.contrast(array, kind)
-            entry = {
-                "low_minus_high": measured.difference,
-                "low_minus_high_interval": measured.interval.ends,
-                "low_over_high": measured.ratio,
-                "low_over_high_interval": [
-                    measured.ratio_interval.low,
-                    measured.ratio_interval.high,
-                ],
-            }
-            total = array[:, :, drift.KINDS.index(kind)].sum((0, 1, 2))
-            entry["mean_kl"] = total[1] / total[0] if total[0] else None
-            entry["agreement"] = total[3] / total[0] if total[0] else None
-            if arm != "policy":
-                value, interval = drift.against_null(cells["policy"], array, kind)
-                entry["log_ratio_of_policy_to_this"] = value
-                entry["log_ratio_interval"] = interval.ends
-            found.setdefault(kind, {})[arm] = entry
-    return found
-
-
-def _profile_rows(arm: str, found: drift.Profile) -> list[Row]:
-    rows = []
-    for layer, kind, quantile in np.ndindex(found.kl.shape):
-        at = (layer, kind, quantile)
-        rows.append(
-            {
-                "arm": arm,
-                "layer": layer,
-                "positions": drift.KINDS[kind],
-                "quantile": quantile + 1,
-                "count": int(found.count[at]),
-                "base_entropy": found.entropy[at],
-                "kl": found.kl[at],
-                "low": found.low[at],
-                "high": found.high[at],
-                "top1_agreement": found.agreement[at],
-                "kl_where_agree": found.kl_where_agree[at],
-            }
-        )
-    return rows
-
-
-def _changed_table(source: Source, rows: Sequence[Row]) -> list[Row]:
-    """Return the most frequent changes of the lens' first word, from base to policy."""
-    counts: Counter[tuple[str, int, int]] = Counter()
-    for row in rows:
-        counts.update({(k, a, b): n for k, a, b, n in row["changed"]})
-    table = []
-    for kind in drift.KINDS:
-        for base_id, policy_id, count in drift.top_changes(counts, kind):
-            base_word, policy_word = source.decode([base_id, policy_id])
-            row = {"positions": kind, "base": base_word, "policy": policy_word}
-            table.append({**row, "count": count, "base_id": base_id, "policy_id": policy_id})
-    return table or [{"positions": "none", "base": "", "policy": "", "count": 0}]
+    return [
+        drift_row(arm, document, reading, quantiles)
+        for document, reading in zip(prompts.documents, readings, strict=True)
+    ]
 
 
 def run_perturbation(
@@ -208,20 +129,9 @@ def run_perturbation(
     for document in tqdm(documents, desc="perturbation", unit="item"):
         if (document,) not in rows:
             rows.add([_perturbed(source, document, texts[document], points, seed)])
-    wanted = set(documents)
-    items = [row["points"] for row in rows if row["document"] in wanted]
-    findings = _perturbation_findings(items)
-    table = perturbation.ladder(items)
-    write_study(
-        folder,
-        "perturbation",
-        settings={**settings, "n": len(documents)},
-        table=table,
-        findings=findings,
-        seed=seed,
-    )
-    draw_perturbation(folder / "perturbation.png", table, findings)
-    return findings
+    found = {row["document"]: row["points"] for row in rows}
+    items = [found[document] for document in documents]
+    return write_perturbation(folder, items, settings=settings, seed=seed)
 
 
 def _layers(source: Source) -> tuple[int, ...]:
@@ -283,21 +193,3 @@ def _likelihoods(
         continuation = torch.tensor([ids] * copies, device=batch["input_ids"].device)
         means.append(-steered.score(batch, off, continuation).mean(1).cpu())
     return torch.stack(means).mean(0)
-
-
-def _perturbation_findings(items: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    found: dict[str, Any] = {"n": len(items)}
-    for outcome in perturbation.OUTCOMES:
-        for name, drifted, given in (
-            ("low", "low", None),
-            ("low given high", "low", "high"),
-            ("low given sigma", "low", "sigma"),
-            ("high given low", "high", "low"),
-        ):
-            measured = perturbation.correlate(items, outcome, given, drift=drifted)
-            found.setdefault(outcome, {})[name] = {
-                "n": measured.n,
-                "rho": measured.rho,
-                "interval": measured.interval.ends,
-            }
-    return found

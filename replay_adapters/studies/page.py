@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from replay_adapters.resources import resource
+from replay_adapters.studies.claims import claims_table
+from replay_adapters.studies.markdown import Column, ends, number, points, share, table
 from replay_adapters.studies.searched import search_section
 from replay_core.record import library_versions
 
@@ -22,7 +24,7 @@ LABELS = {
 def write_page(path: Path, folders: Mapping[str, Path], sizes: Sequence[str]) -> Path:
     """Write the page from the studies' JSON files and return its path."""
     pairs = {pair: _read(folder) for pair, folder in folders.items()}
-    parts = [_head(sizes), "## The claims, in short\n\n" + _claims(pairs)]
+    parts = [_head(sizes), "## The claims, in short\n\n" + claims_table(pairs)]
     for pair, found in pairs.items():
         parts += _pair(pair, found, folders[pair])
     parts.append(search_section(resource("configs") / "pairs" / "demo" / "search.csv"))
@@ -44,8 +46,8 @@ def write_claims(readme: Path, folders: Mapping[str, Path]) -> None:
     _, mark, tail = rest.partition(end)
     if not mark:
         raise ValueError(f"{readme} lacks the marks {start!r} … {end!r}")
-    table = _claims({pair: _read(folder) for pair, folder in folders.items()})
-    readme.write_text(f"{head}{start}\n{table}\n{end}{tail}", encoding="utf-8")
+    claims = claims_table({pair: _read(folder) for pair, folder in folders.items()})
+    readme.write_text(f"{head}{start}\n{claims}\n{end}{tail}", encoding="utf-8")
 
 
 def _read(folder: Path) -> dict[str, Found]:
@@ -65,124 +67,6 @@ def _head(sizes: Sequence[str]) -> str:
         "task's own scorer; fixed/broken are items that turn right/wrong against the policy alone; "
         "p is the exact two-sided McNemar test, Holm's p is adjusted over the table; intervals are "
         "95% item bootstraps; MDE is the true difference that 80% of such tests would find."
-    )
-
-
-def _claims(pairs: Mapping[str, Mapping[str, Found]]) -> str:
-    """Return the paper's claims and what each pair says to them, in one table."""
-    lines = ["| claim | " + " | ".join(f"`{p}`" for p in pairs) + " |"]
-    lines.append("|---|" + "---|" * len(pairs))
-    claims = (
-        ("RLVR made the policy better than its base", _claim_policy),
-        ("low-entropy activations drift more (visual positions)", _claim_drift("visual")),
-        ("low-entropy activations drift more (text positions)", _claim_drift("text")),
-        ("… more than under weight noise of the same norm (visual)", _claim_null("weight noise")),
-        ("… more than in an SFT twin (visual)", _claim_null("sft twin")),
-        ("less low-entropy drift, lower perplexity of right answers", _claim_rho("right", 1)),
-        ("less low-entropy drift, higher perplexity of wrong answers", _claim_rho("wrong", -1)),
-        ("injecting low-entropy base activations helps or keeps", _claim_arm("aligned visual low")),
-        ("injecting high-entropy ones hurts", _claim_arm("aligned visual high")),
-        ("replay improves accuracy (the pair's preset)", _claim_chosen),
-        ("its control: random x of the same norms", _claim_control("random x")),
-        (
-            "its control: a random mask as large as the low-entropy one",
-            _claim_control("random mask"),
-        ),
-        ("replay improves Pass@8", _claim_pass("8")),
-    )
-    for text, claim in claims:
-        cells = [claim(found) for found in pairs.values()]
-        lines.append(f"| {text} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _claim_drift(kind: str) -> Any:
-    def claim(found: Mapping[str, Found]) -> str:
-        entry = found["drift"]["findings"][kind]["policy"]
-        ratio, (low, high) = entry["low_over_high"], entry["low_over_high_interval"]
-        if ratio is None or low is None:
-            return "no drift at all"
-        word = "**yes**" if low > 1 else "**the reverse**" if high < 1 else "not shown"
-        return f"{word}: low/high {ratio:.2g} [{low:.2g}, {high:.2g}]"
-
-    return claim
-
-
-def _claim_null(null: str) -> Any:
-    def claim(found: Mapping[str, Found]) -> str:
-        entry = found["drift"]["findings"]["visual"].get(null)
-        if entry is None:
-            return "no such twin was given"
-        value, (low, high) = entry["log_ratio_of_policy_to_this"], entry["log_ratio_interval"]
-        if value is None or low is None:
-            return "undefined: one of them does not drift"
-        word = "**yes**" if low > 0 else "**the reverse**" if high < 0 else "not shown"
-        return f"{word}: log ratio {value:+.2g} [{low:+.2g}, {high:+.2g}]"
-
-    return claim
-
-
-def _claim_rho(outcome: str, sign: int) -> Any:
-    def claim(found: Mapping[str, Found]) -> str:
-        entry = found["perturbation"]["findings"][outcome]["low given high"]
-        rho, (low, high) = entry["rho"], entry["interval"]
-        if rho is None:
-            return "undefined"
-        fits = low > 0 if sign > 0 else high < 0
-        against = high < 0 if sign > 0 else low > 0
-        word = "**yes**" if fits else "**the reverse**" if against else "not shown"
-        return f"{word}: partial ρ {rho:+.2f} [{low:+.2f}, {high:+.2f}], n = {entry['n']}"
-
-    return claim
-
-
-def _claim_arm(arm: str) -> Any:
-    def claim(found: Mapping[str, Found]) -> str:
-        return _told(found["intervention"]["findings"][arm])
-
-    return claim
-
-
-def _claim_control(arm: str) -> Any:
-    def claim(found: Mapping[str, Found]) -> str:
-        return _told(found["controls"]["findings"][arm])
-
-    return claim
-
-
-def _claim_policy(found: Mapping[str, Found]) -> str:
-    """Return what the policy gained on its base: the row of the base, read backwards."""
-    row = found["controls"]["findings"]["base"]
-    turned = {"difference": -row["difference"], "low": -row["high"], "high": -row["low"]}
-    return _told(row | turned | {"fixed": row["broken"], "broken": row["fixed"]})
-
-
-def _claim_chosen(found: Mapping[str, Found]) -> str:
-    return _told(found["chosen"]["findings"]["the pair's preset"])
-
-
-def _claim_pass(k: str) -> Any:
-    def claim(found: Mapping[str, Found]) -> str:
-        row = found["passk"]["findings"]["policy + replay"].get(k)
-        if row is None:
-            return "too few samples"
-        low, high = row["difference_low"], row["difference_high"]
-        word = "**yes**" if low > 0 else "**the reverse**" if high < 0 else "not shown"
-        ends = f"[{100 * low:+.1f}, {100 * high:+.1f}]"
-        return f"{word}: {100 * row['difference']:+.1f} points {ends}, n = {row['n']}"
-
-    return claim
-
-
-def _told(row: Found) -> str:
-    """Return an arm's difference in points with everything that a reader needs beside it."""
-    clear = row["p"] < 0.05
-    word = ("**gain**" if row["difference"] > 0 else "**loss**") if clear else "no difference shown"
-    mde = "" if clear else f", MDE {100 * row['minimum_detectable']:.1f}"
-    return (
-        f"{word}: {100 * row['difference']:+.1f} points [{100 * row['low']:+.1f}, "
-        f"{100 * row['high']:+.1f}], {row['fixed']}/{row['broken']}, p = {row['p']:.2g}"
-        f"{mde}, n = {row['n']}"
     )
 
 
@@ -248,95 +132,95 @@ def _pair(pair: str, found: Mapping[str, Found], folder: Path) -> list[str]:
 
 
 def _arms(study: Found) -> str:
-    head = (
-        "| arm | none | arm | difference (points) | fixed/broken | p | Holm's p | MDE | masked | "
-        "seconds |\n|---|---|---|---|---|---|---|---|---|---|"
-    )
-    rows = []
-    for row in study["table"]:
-        masked = "" if row["masked"] is None else f"{row['masked']:.2f}"
-        rows.append(
-            f"| {row['arm']} | {row['baseline']:.3f} | {row['score']:.3f} | "
-            f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}] | "
-            f"{row['fixed']}/{row['broken']} | {row['p']:.2g} | {row['holm_p']:.2g} | "
-            f"{100 * row['minimum_detectable']:.1f} | {masked} | {row['seconds']:.3f} |"
-        )
-    n = study["table"][0]["n"]
-    return "\n".join([f"n = {n}.", "", head, *rows])
+    columns: list[Column] = [
+        ("arm", lambda row: row["arm"]),
+        ("none", lambda row: f"{row['baseline']:.3f}"),
+        ("score", lambda row: f"{row['score']:.3f}"),
+        ("difference (points)", lambda row: points(row["difference"], row["low"], row["high"])),
+        ("fixed/broken", lambda row: f"{row['fixed']}/{row['broken']}"),
+        ("p", lambda row: f"{row['p']:.2g}"),
+        ("Holm's p", lambda row: f"{row['holm_p']:.2g}"),
+        ("MDE", lambda row: f"{100 * row['minimum_detectable']:.1f}"),
+        ("masked", lambda row: share(row["masked"])),
+        ("seconds", lambda row: f"{row['seconds']:.3f}"),
+    ]
+    return f"n = {study['table'][0]['n']}.\n\n{table(columns, study['table'])}"
 
 
 def _drift_table(found: Found) -> str:
-    lines = [
-        "| positions | model | mean KL (nats) | top-1 agreement | KL low / KL high entropy | "
-        "log ratio of policy to this |",
-        "|---|---|---|---|---|---|",
+    def versus(row: Found) -> str:
+        value = row.get("log_ratio_of_policy_to_this")
+        return "" if value is None else f"{value:+.2f} {ends(row['log_ratio_interval'])}"
+
+    columns: list[Column] = [
+        ("positions", lambda row: row["positions"]),
+        ("model", lambda row: row["model"]),
+        ("mean KL (nats)", lambda row: number(row["mean_kl"])),
+        ("top-1 agreement", lambda row: number(row["agreement"], ".3f")),
+        (
+            "KL low / KL high entropy",
+            lambda row: f"{number(row['low_over_high'])} {ends(row['low_over_high_interval'])}",
+        ),
+        ("log ratio of policy to this", versus),
     ]
-    for kind in ("visual", "text"):
-        for arm, entry in found[kind].items():
-            versus = entry.get("log_ratio_of_policy_to_this")
-            interval = entry.get("log_ratio_interval")
-            told = "" if versus is None else f"{versus:+.2f} {_ends(interval)}"
-            lines.append(
-                f"| {kind} | {arm} | {_number(entry['mean_kl'])} | "
-                f"{_number(entry['agreement'], '.3f')} | {_number(entry['low_over_high'])} "
-                f"{_ends(entry['low_over_high_interval'])} | {told} |"
-            )
-    return "\n".join(lines)
+    rows = [
+        {"positions": kind, "model": arm, **entry}
+        for kind in ("visual", "text")
+        for arm, entry in found[kind].items()
+    ]
+    return table(columns, rows)
 
 
 def _rho_table(found: Found) -> str:
-    lines = ["| answers | correlation | items | mean ρ |", "|---|---|---|---|"]
-    for outcome in ("right", "wrong"):
-        for name, entry in found[outcome].items():
-            lines.append(
-                f"| {outcome} | {name} | {entry['n']} | {_number(entry['rho'], '+.2f')} "
-                f"{_ends(entry['interval'])} |"
-            )
-    return "\n".join(lines)
+    columns: list[Column] = [
+        ("answers", lambda row: row["answers"]),
+        ("correlation", lambda row: row["correlation"]),
+        ("items", lambda row: str(row["n"])),
+        ("mean ρ", lambda row: f"{number(row['rho'], '+.2f')} {ends(row['interval'])}"),
+    ]
+    rows = [
+        {"answers": outcome, "correlation": name, **entry}
+        for outcome in ("right", "wrong")
+        for name, entry in found[outcome].items()
+    ]
+    return table(columns, rows)
 
 
 def _fixed_table(grid: Found) -> str:
-    fixed = [row for row in grid["table"] if row["arm"].startswith("fixed")]
-    if not fixed:
-        return "No documents were left for fixed thresholds."
-    lines = [
-        "| thresholds | difference (points) | fixed/broken | p | masked |",
-        "|---|---|---|---|---|",
+    columns: list[Column] = [
+        ("thresholds", lambda row: row["thresholds"]),
+        ("difference (points)", lambda row: f"{100 * row['difference']:+.1f}"),
+        ("fixed/broken", lambda row: f"{row['fixed']}/{row['broken']}"),
+        ("p", lambda row: f"{row['p']:.2g}"),
+        ("masked", lambda row: share(row["masked"])),
     ]
-    for row in fixed:
-        name = row["arm"].removeprefix("fixed as ")
-        for arm in (name, row["arm"]):
-            cell = grid["findings"]["cells"][arm]
-            kind = "dynamic" if arm == name else "fixed per layer"
-            masked = "" if cell["masked"] is None else f"{cell['masked']:.2f}"
-            lines.append(
-                f"| {name}, {kind} | {100 * cell['difference']:+.1f} | "
-                f"{cell['fixed']}/{cell['broken']} | {cell['p']:.2g} | {masked} |"
-            )
-    return "\n".join(lines)
+    cells, prefix = grid["findings"]["cells"], "fixed as "
+    rows = []
+    for arm in (row["arm"] for row in grid["table"] if row["arm"].startswith(prefix)):
+        name = arm.removeprefix(prefix)
+        rows.append({**cells[name], "thresholds": f"{name}, dynamic"})
+        rows.append({**cells[arm], "thresholds": f"{name}, fixed per layer"})
+    return table(columns, rows) if rows else "No documents were left for fixed thresholds."
 
 
 def _pass_table(study: Found) -> str:
     ks = [k for k in (1, 2, 4, 8, 16) if any(row["k"] == k for row in study["table"])]
-    lines = [
-        "| arm | " + " | ".join(f"Pass@{k}" for k in ks) + f" | difference from policy @{ks[-1]} |",
-        "|---|" + "---|" * (len(ks) + 1),
-    ]
-    for arm, curve in study["findings"].items():
-        cells = [f"{curve[str(k)]['pass']:.3f}" for k in ks]
-        last = curve[str(ks[-1])]
-        gap = last.get("difference")
-        told = (
-            ""
-            if gap is None
-            else (
-                f"{100 * gap:+.1f} [{100 * last['difference_low']:+.1f}, "
-                f"{100 * last['difference_high']:+.1f}]"
-            )
-        )
-        lines.append(f"| {arm} | " + " | ".join(cells) + f" | {told} |")
-    n = study["table"][0]["n"]
-    return "\n".join([f"n = {n} items.", "", *lines])
+    last = str(ks[-1])
+
+    def gap(row: Found) -> str:
+        at = row[last]
+        if at.get("difference") is None:
+            return ""
+        return points(at["difference"], at["difference_low"], at["difference_high"])
+
+    def passed(k: str) -> Column:
+        return f"Pass@{k}", lambda row: f"{row[k]['pass']:.3f}"
+
+    columns: list[Column] = [("arm", lambda row: row["arm"])]
+    columns += [passed(str(k)) for k in ks]
+    columns.append((f"difference from policy @{last}", gap))
+    rows = [{"arm": arm, **curve} for arm, curve in study["findings"].items()]
+    return f"n = {study['table'][0]['n']} items.\n\n{table(columns, rows)}"
 
 
 def _setting(found: Mapping[str, Found]) -> str:
@@ -359,14 +243,3 @@ def _setting(found: Mapping[str, Found]) -> str:
         "- Nothing here says how large the effect is on published 7 B pairs; the same commands "
         "with `--pair mm_eureka_7b --task …` ask them."
     )
-
-
-def _number(value: float | None, form: str = ".2g") -> str:
-    return "undefined" if value is None else f"{value:{form}}"
-
-
-def _ends(interval: Sequence[float | None] | None) -> str:
-    if not interval or None in interval:
-        return ""
-    low, high = interval
-    return f"[{low:.2g}, {high:.2g}]"

@@ -1,28 +1,27 @@
 """The table of every replay arm that was measured while the embedded pairs were made."""
 
 import csv
-from collections.abc import Sequence
 from pathlib import Path
 
+from replay_adapters.studies.markdown import Column, table
 from replay_core.studies.resampling import holm
 
 Row = dict[str, str]
 
 
-def search_section(table: Path) -> str:
+def search_section(path: Path) -> str:
     """Return the results page's section on RL seeds and on what was tried, from ``search.csv``.
 
     Raises:
         OSError: there is no such table.
         KeyError: it lacks a column.
     """
-    with table.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     replayed = [row for row in rows if row["method"] == "replay"]
-    adjusted = dict(
-        zip(map(id, replayed), holm([float(row["p"]) for row in replayed]), strict=True)
-    )
-    clear = sum(p < 0.05 for p in adjusted.values())
+    corrected = holm([float(row["p"]) for row in replayed])
+    adjusted = {id(row): f"{p:.2g}" for row, p in zip(replayed, corrected, strict=True)}
+    clear = sum(p < 0.05 for p in corrected)
     policies = len({row["policy"] for row in rows})
     text = (
         "## RL seeds, and the search for good RLVR that replay helps\n\n"
@@ -33,32 +32,9 @@ def search_section(table: Path) -> str:
         f"adjusted over the {len(replayed)} arms of replay here, of which {clear} stay below 0.05. "
         "`inject` and `random x` are controls. A policy is good RLVR where it is above its base."
     )
-    lines = [
-        "| policy | tried because | documents | n | base | policy | arm | answers | fixed/broken | "
-        "p | Holm's p | KL after/before |",
-        "|" + "---|" * 12,
-    ]
-    lines += [_line(row, adjusted.get(id(row))) for row in rows]
-    folded = "<details><summary>The arms</summary>\n\n" + "\n".join(lines) + "\n\n</details>"
+    shown = [row | {"holm_p": adjusted.get(id(row), "")} for row in rows]
+    folded = f"<details><summary>The arms</summary>\n\n{table(COLUMNS, shown)}\n\n</details>"
     return f"{text}\n\n{folded}"
-
-
-def _line(row: Row, adjusted: float | None) -> str:
-    cells: Sequence[str] = (
-        row["policy"],
-        row["reason"],
-        row["documents"] + ("" if row["noise"] == "5-25" else f", pixel noise {row['noise']}"),
-        row["n"],
-        row["base"],
-        row["policy_accuracy"],
-        _arm(row),
-        row["accuracy"],
-        f"{row['fixed']}/{row['broken']}",
-        row["p"],
-        "" if adjusted is None else f"{adjusted:.2g}",
-        row["loss_ratio"],
-    )
-    return "| " + " | ".join(cells) + " |"
 
 
 def _arm(row: Row) -> str:
@@ -68,3 +44,23 @@ def _arm(row: Row) -> str:
     if row["layers"] != "4":
         parts.append(f"{row['layers']} layers")
     return ", ".join(parts)
+
+
+def _documents(row: Row) -> str:
+    return row["documents"] + ("" if row["noise"] == "5-25" else f", pixel noise {row['noise']}")
+
+
+COLUMNS: tuple[Column, ...] = (
+    ("policy", lambda row: row["policy"]),
+    ("tried because", lambda row: row["reason"]),
+    ("documents", _documents),
+    ("n", lambda row: row["n"]),
+    ("base", lambda row: row["base"]),
+    ("policy alone", lambda row: row["policy_accuracy"]),
+    ("arm", _arm),
+    ("answers", lambda row: row["accuracy"]),
+    ("fixed/broken", lambda row: f"{row['fixed']}/{row['broken']}"),
+    ("p", lambda row: row["p"]),
+    ("Holm's p", lambda row: row["holm_p"]),
+    ("KL after/before", lambda row: row["loss_ratio"]),
+)

@@ -62,7 +62,7 @@ def read(pair: Pair, inputs: Inputs, layers: Sequence[int] | None = None) -> lis
         row = torch.nonzero(kept)[:, 0].cpu()
         masks = placeholder_masks(policy.model, inputs["input_ids"])
         visual = torch.stack(list(masks.values())).any(0)[kept].cpu() if masks else row < 0
-    entropies, divergences, ours, theirs = (
+    entropies, divergences, base_top, policy_top = (
         torch.stack(part) for part in zip(*by_layer, strict=True)
     )
     readings = []
@@ -70,11 +70,11 @@ def read(pair: Pair, inputs: Inputs, layers: Sequence[int] | None = None) -> lis
         mine = row == sample
         readings.append(
             Reading(
-                entropies[:, mine].double().numpy(),
-                divergences[:, mine].double().numpy(),
-                ours[:, mine].numpy(),
-                theirs[:, mine].numpy(),
-                visual[mine].numpy(),
+                entropy=entropies[:, mine].double().numpy(),
+                kl=divergences[:, mine].double().numpy(),
+                base_top=base_top[:, mine].numpy(),
+                policy_top=policy_top[:, mine].numpy(),
+                visual=visual[mine].numpy(),
             )
         )
     return readings
@@ -116,9 +116,36 @@ def cells(reading: Reading, quantiles: int) -> Floats:
             rank[np.argsort(e, kind="stable")] = np.arange(total)
             bucket = rank * quantiles // max(total, 1)
             divergence, same = reading.kl[layer, mine], agree[layer, mine]
-            values = np.stack([np.ones(total), divergence, e, same, divergence * same], 1)
-            np.add.at(table[layer, kind], bucket, values)
+            values = {
+                "count": np.ones(total),
+                "kl": divergence,
+                "entropy": e,
+                "agree": same,
+                "kl_where_agree": divergence * same,
+            }
+            ordered = np.stack([values[name] for name in FIELDS], 1)
+            np.add.at(table[layer, kind], bucket, ordered)
     return table
+
+
+def field(table: Floats, name: str) -> Floats:
+    """Return one of :data:`FIELDS` from a table whose last axis holds them."""
+    return np.asarray(table[..., FIELDS.index(name)])
+
+
+def means(items: Floats, kind: str) -> dict[str, float | None]:
+    """Return ``mean_kl`` (nats) and top-1 ``agreement`` over all positions of one kind and layers.
+
+    ``items`` is (items, layers, kinds, quantiles, fields); None where there is no such position.
+    """
+    total = items[:, :, KINDS.index(kind)].sum((0, 1, 2))
+    count = field(total, "count")
+    if not count:
+        return {"mean_kl": None, "agreement": None}
+    return {
+        "mean_kl": float(field(total, "kl") / count),
+        "agreement": float(field(total, "agree") / count),
+    }
 
 
 def changed(reading: Reading) -> Counter[tuple[str, int, int]]:
@@ -153,18 +180,18 @@ def profile(items: Floats, *, seed: int = 0) -> Profile:
     ``items`` is (items, layers, kinds, quantiles, fields), one :func:`cells` each.
     """
     total = items.sum(0)
-    count, divergence, e, agree, kl_agree = np.moveaxis(total, -1, 0)
-    resampled = bootstrap_ratio(items[..., 1], items[..., 0], seed=seed, draws=1000)
+    count, agree = field(total, "count"), field(total, "agree")
+    resampled = bootstrap_ratio(field(items, "kl"), field(items, "count"), seed=seed, draws=1000)
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = percentile(np.where(count == 0, 0, resampled))
         return Profile(
             n=len(items),
-            kl=divergence / count,
+            kl=field(total, "kl") / count,
             low=np.where(count == 0, np.nan, low),
             high=np.where(count == 0, np.nan, high),
-            entropy=e / count,
+            entropy=field(total, "entropy") / count,
             agreement=agree / count,
-            kl_where_agree=kl_agree / agree,
+            kl_where_agree=field(total, "kl_where_agree") / agree,
             count=count,
         )
 
@@ -187,7 +214,7 @@ class Contrast:
 def contrast(items: Floats, kind: str, *, seed: int = 0) -> Contrast:
     """Return whether low-entropy positions drift more; see :class:`Contrast`."""
     halves = _halves(items, kind)
-    resampled = bootstrap_ratio(halves[..., 1], halves[..., 0], seed=seed)
+    resampled = bootstrap_ratio(field(halves, "kl"), field(halves, "count"), seed=seed)
     low, high = _mean_of(halves)
     return Contrast(
         low - high,
@@ -207,7 +234,7 @@ def against_null(
     """
     ours, theirs = _halves(items, kind), _halves(null, kind)
     both = np.concatenate([ours, theirs], axis=1)
-    resampled = bootstrap_ratio(both[..., 1], both[..., 0], seed=seed)
+    resampled = bootstrap_ratio(field(both, "kl"), field(both, "count"), seed=seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(_quotients(resampled[:, :2])) - np.log(_quotients(resampled[:, 2:]))
         value = np.log(_quotient(*_mean_of(ours))) - np.log(_quotient(*_mean_of(theirs)))
@@ -224,7 +251,7 @@ def _halves(items: Floats, kind: str) -> Floats:
 def _mean_of(halves: Floats) -> tuple[float, float]:
     total = halves.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        low, high = total[:, 1] / total[:, 0]
+        low, high = field(total, "kl") / field(total, "count")
     return float(low), float(high)
 
 
@@ -232,9 +259,10 @@ def _quotient(low: float, high: float) -> float:
     return low / high if high else float("nan")
 
 
-def _quotients(means: Floats) -> Floats:
+def _quotients(halves: Floats) -> Floats:
+    low, high = halves[:, 0], halves[:, 1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(means[:, 1] == 0, np.nan, means[:, 0] / means[:, 1]))
+        return np.asarray(np.where(high == 0, np.nan, low / high))
 
 
 def _interval(samples: Floats) -> Interval:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from replay_core.errors import UsageError
 from replay_core.studies.figures import PALETTE, canvas, save
 from replay_core.studies.resampling import Floats, bootstrap_ratio, percentile
 
@@ -51,9 +52,16 @@ def curve(samples: Samples, ks: Sequence[int] | None = None, *, seed: int = 0) -
 
     Raises:
         ValueError: there are no items, or a k exceeds an item's number of answers.
+        UsageError: a score is neither 0 nor 1.
     """
     if not samples:
         raise ValueError("there are no items")
+    odd = [score for row in samples.values() for score in row if score not in (0, 1)]
+    if odd:
+        raise UsageError(
+            f"Pass@K counts right answers, so scores must be 0 or 1; found {odd[0]:g} (give a "
+            "metric that is right or wrong)"
+        )
     fewest = min(len(row) for row in samples.values())
     ks = tuple(range(1, min(16, fewest) + 1)) if ks is None else tuple(ks)
     by_item = np.array(

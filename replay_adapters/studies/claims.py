@@ -1,0 +1,132 @@
+"""The paper's claims, and what each pair's studies say to them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from replay_adapters.studies.markdown import Column, ends, points, table
+
+Found = dict[str, Any]
+Claim = Callable[[Mapping[str, Found]], str]
+
+
+def claims_table(pairs: Mapping[str, Mapping[str, Found]]) -> str:
+    """Return one table of all claims; ``pairs`` is pair → study → what it wrote as JSON."""
+    columns: list[Column] = [("claim", lambda row: row[0])]
+    columns += [(f"`{pair}`", _cell(found)) for pair, found in pairs.items()]
+    return table(columns, _claims())
+
+
+def _cell(found: Mapping[str, Found]) -> Callable[[tuple[str, Claim]], str]:
+    return lambda row: row[1](found)
+
+
+def _claims() -> tuple[tuple[str, Claim], ...]:
+    return (
+        ("RLVR made the policy better than its base", _policy),
+        ("low-entropy activations drift more (visual positions)", _drift("visual")),
+        ("low-entropy activations drift more (text positions)", _drift("text")),
+        ("… more than under weight noise of the same norm (visual)", _null("weight noise")),
+        ("… more than in an SFT twin (visual)", _null("sft twin")),
+        ("less low-entropy drift, lower perplexity of right answers", _rho("right", positive=True)),
+        (
+            "less low-entropy drift, higher perplexity of wrong answers",
+            _rho("wrong", positive=False),
+        ),
+        (
+            "injecting low-entropy base activations helps or keeps",
+            _arm("intervention", "aligned visual low"),
+        ),
+        ("injecting high-entropy ones hurts", _arm("intervention", "aligned visual high")),
+        ("replay improves accuracy (the pair's preset)", _arm("chosen", "the pair's preset")),
+        ("its control: random x of the same norms", _arm("controls", "random x")),
+        (
+            "its control: a random mask as large as the low-entropy one",
+            _arm("controls", "random mask"),
+        ),
+        ("replay improves Pass@8", _pass("8")),
+    )
+
+
+def verdict(low: float, high: float, *, null: float = 0.0, above: bool = True) -> str:
+    """Return whether the interval [low, high] lies beyond ``null``, and on the claimed side.
+
+    ``above``: the claim is that the value is larger than ``null``; else that it is smaller.
+    """
+    if low > null:
+        return "**yes**" if above else "**the reverse**"
+    if high < null:
+        return "**the reverse**" if above else "**yes**"
+    return "not shown"
+
+
+def told(row: Found) -> str:
+    """Return an arm's difference in points with everything that a reader needs beside it."""
+    clear = row["p"] < 0.05
+    word = ("**gain**" if row["difference"] > 0 else "**loss**") if clear else "no difference shown"
+    parts = [
+        f"{word}: {points(row['difference'], row['low'], row['high'], ' points')}",
+        f"{row['fixed']}/{row['broken']}",
+        f"p = {row['p']:.2g}",
+        *([] if clear else [f"MDE {100 * row['minimum_detectable']:.1f}"]),
+        f"n = {row['n']}",
+    ]
+    return ", ".join(parts)
+
+
+def _policy(found: Mapping[str, Found]) -> str:
+    """Return what the policy gained on its base: the row of the base, read backwards."""
+    row = found["controls"]["findings"]["base"]
+    turned = {"difference": -row["difference"], "low": -row["high"], "high": -row["low"]}
+    return told(row | turned | {"fixed": row["broken"], "broken": row["fixed"]})
+
+
+def _drift(kind: str) -> Claim:
+    def claim(found: Mapping[str, Found]) -> str:
+        entry = found["drift"]["findings"][kind]["policy"]
+        ratio, (low, high) = entry["low_over_high"], entry["low_over_high_interval"]
+        if ratio is None or low is None:
+            return "undefined: no drift at high entropy"
+        return f"{verdict(low, high, null=1)}: low/high {ratio:.2g} {ends((low, high))}"
+
+    return claim
+
+
+def _null(null: str) -> Claim:
+    def claim(found: Mapping[str, Found]) -> str:
+        entry = found["drift"]["findings"]["visual"].get(null)
+        if entry is None:
+            return "no such twin was given"
+        value, (low, high) = entry["log_ratio_of_policy_to_this"], entry["log_ratio_interval"]
+        if value is None or low is None:
+            return "undefined: one of them does not drift"
+        return f"{verdict(low, high)}: log ratio {value:+.2g} {ends((low, high), '+.2g')}"
+
+    return claim
+
+
+def _rho(outcome: str, *, positive: bool) -> Claim:
+    def claim(found: Mapping[str, Found]) -> str:
+        entry = found["perturbation"]["findings"][outcome]["low given high"]
+        rho, (low, high) = entry["rho"], entry["interval"]
+        if rho is None:
+            return "undefined"
+        word = verdict(low, high, above=positive)
+        return f"{word}: partial ρ {rho:+.2f} {ends((low, high), '+.2f')}, n = {entry['n']}"
+
+    return claim
+
+
+def _arm(study: str, arm: str) -> Claim:
+    return lambda found: told(found[study]["findings"][arm])
+
+
+def _pass(k: str) -> Claim:
+    def claim(found: Mapping[str, Found]) -> str:
+        row = found["passk"]["findings"]["policy + replay"].get(k)
+        if row is None:
+            return "too few samples"
+        low, high = row["difference_low"], row["difference_high"]
+        gap = points(row["difference"], low, high, " points")
+        return f"{verdict(low, high)}: {gap}, n = {row['n']}"
+
+    return claim

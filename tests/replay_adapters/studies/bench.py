@@ -1,0 +1,184 @@
+"""A source without a harness: prompts of a tiny pair, and answers that were planted.
+
+The studies do all that they do in a harness, but for asking a model: an arm's answers are those of
+its plan, which is drawn from the arm's settings alone, so that no two arms agree in any number.
+"""
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from replay_adapters.studies.source import Prompts
+from replay_core import ReplayConfig, UsageError
+from replay_core.studies.arms import Arm
+from tests.replay_core.helpers import Loaded
+
+PROMPT = "the same for every arm"
+RIGHT, WRONG = "right", "wrong"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an arm answers, and at what cost; arrays are (documents,)."""
+
+    correct: np.ndarray
+    """Whether the greedy answer is right."""
+    counts: np.ndarray
+    """How many of ``samples`` sampled answers are right."""
+    seconds: np.ndarray
+    tokens: np.ndarray
+    truncated: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    masked: np.ndarray
+    """(documents, 2): the masked share at layers 0 and 2."""
+    steers: bool
+
+
+class Plans:
+    """Arm → its plan; plain answers take ``plain_seconds``, those of ``replay`` ``seconds``."""
+
+    def __init__(
+        self,
+        documents: int,
+        samples: int,
+        replay: ReplayConfig,
+        *,
+        seconds: float = 0.35,
+        plain_seconds: float = 0.05,
+    ) -> None:
+        self.documents, self.samples = documents, samples
+        self.none = np.random.default_rng(11).random(documents) < 0.6
+        self.hard = np.random.default_rng(12).random(documents)
+        self._replay = Arm("", replay).settings()
+        self._seconds, self._plain_seconds = seconds, plain_seconds
+        self._made: dict[str, Plan] = {}
+
+    def of(self, settings: Mapping[str, Any]) -> Plan:
+        """Return the plan of an arm with these settings, as ``Arm.settings`` gives them."""
+        name = json.dumps(settings, sort_keys=True)
+        if name not in self._made:
+            self._made[name] = self._make(name, settings)
+        return self._made[name]
+
+    def _make(self, name: str, settings: Mapping[str, Any]) -> Plan:
+        config = settings["config"]
+        steers = config["method"] == "replay"
+        alone = config["method"] == "none" and settings["votes"] == 1
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        n = self.documents
+        fixing, breaking = rng.uniform(0.02, 0.4, 2)
+        correct = np.where(self.none, rng.random(n) >= breaking, rng.random(n) < fixing)
+        mean = rng.uniform(0.1, 0.9)
+        if alone:
+            mean = self._plain_seconds
+        if settings == self._replay:
+            mean = self._seconds
+        spread = rng.uniform(0.8, 1.2, n)
+        return Plan(
+            correct=self.none if alone else correct,
+            counts=rng.binomial(self.samples, rng.uniform(0.2, 0.8) * self.hard),
+            seconds=mean * spread / spread.mean(),
+            tokens=rng.integers(3, rng.integers(8, 40), n),
+            truncated=rng.random(n) < rng.uniform(0.05, 0.5),
+            before=rng.uniform(2, 4, n),
+            after=rng.uniform(0.1, rng.uniform(0.5, 1.5), n),
+            masked=rng.uniform(0, rng.uniform(0.2, 1, 2), (n, 2)),
+            steers=steers,
+        )
+
+    def rows(self, arm: Arm, document: int, repeats: int) -> list[dict[str, Any]]:
+        """Return the rows of one document, as the answering of an arm makes them."""
+        plan = self.of(arm.settings())
+        right = [bool(plan.correct[document])]
+        if repeats > 1:
+            right = [number < plan.counts[document] for number in range(repeats)]
+        masked = {"0": plan.masked[document, 0], "2": plan.masked[document, 1]}
+        return [
+            {
+                "document": document,
+                "repeat": repeat,
+                "text": RIGHT if good else WRONG,
+                "outcome": "applied" if plan.steers else "not_replayed",
+                "losses": [float(plan.before[document]), 1.0] if plan.steers else [],
+                "loss_after": float(plan.after[document]) if plan.steers else None,
+                "masked": masked if plan.steers else {},
+                "delta_norm": 1.0,
+                "seconds": float(plan.seconds[document]),
+                "new_tokens": int(plan.tokens[document]),
+                "truncated": bool(plan.truncated[document]),
+                "prompt": PROMPT,
+            }
+            for repeat, good in enumerate(right)
+        ]
+
+
+@dataclass
+class Bench:
+    """Stands in for a ``Source``; ``inputs`` are the prompts of documents, taken in turn."""
+
+    loaded: Loaded
+    config: ReplayConfig
+    size: int
+    plans: Plans | None = None
+    texts: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """Document → its sampled answers' texts, where they matter."""
+    right: Sequence[str] = (RIGHT,)
+    name: str = "planted"
+    batch_size: int = 40
+
+    def __post_init__(self) -> None:
+        self.pair = self.loaded.pair
+        self.settings = SimpleNamespace(config=self.config)
+        self.lm = SimpleNamespace(tokenizer=self.loaded.processor.tokenizer)
+        self.questions = self
+        self._inputs = self.loaded.singles("one_image")
+
+    def identity(self) -> dict[str, Any]:
+        return {"task": self.name, "policy_revision": "sha256:planted"}
+
+    def documents(self, n: int | None, offset: int = 0) -> list[int]:
+        found = list(range(offset, min(self.size, offset + (self.size if n is None else n))))
+        if not found:
+            raise UsageError(f"task {self.name} has no documents behind number {offset}")
+        return found
+
+    def chunks(self, documents: Sequence[int]) -> Iterator[list[int]]:
+        for start in range(0, len(documents), self.batch_size):
+            yield list(documents[start : start + self.batch_size])
+
+    def inputs(self, document: int) -> Any:
+        return self._inputs[document % len(self._inputs)]
+
+    def prompts(self, documents: Sequence[int]) -> list[Prompts]:
+        return [Prompts(dict(self.inputs(d)), {}, (d,)) for d in documents]
+
+    def score(self, document: int, text: str, metric: str | None = None) -> float:
+        return float(text in self.right)
+
+    def seed(self, document: int, repeat: int = 0, seed: int | None = None) -> int:
+        return 1000 * document + repeat + (seed or 0)
+
+    def decode(self, tokens: Sequence[int]) -> list[str]:
+        return [f"word {token}" for token in tokens]
+
+
+class Answerer:
+    """Stands in for the answering of an arm: gives the rows of the bench's plans."""
+
+    def __init__(self, bench: Bench, arm: Arm, documents: Sequence[int], sampling: Any) -> None:
+        self.bench, self.arm = bench, arm
+
+    def rows(self, chunk: Sequence[int], repeats: int) -> list[dict[str, Any]]:
+        made = []
+        for document in chunk:
+            assert self.bench.plans is not None
+            rows = self.bench.plans.rows(self.arm, document, repeats)
+            texts = self.bench.texts.get(document, [row["text"] for row in rows])
+            made += [{**row, "text": text} for row, text in zip(rows, texts, strict=True)]
+        return made
