@@ -72,8 +72,8 @@ def _clusters(run: RunLog, by: str | None) -> dict[Any, str] | None:
     clusters = run.clusters(by)
     if len(set(clusters.values())) < 2:
         raise UsageError(
-            f"--cluster {by} puts all {len(clusters)} items of {run.task} into one cluster (allowed: "
-            "what tells at least two apart)"
+            f"--cluster {by} puts all {len(clusters)} items of {run.task} into one cluster "
+            "(allowed: what tells at least two apart)"
         )
     return clusters
 

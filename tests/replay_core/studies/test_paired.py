@@ -46,6 +46,15 @@ def test_runs_of_other_items_are_refused():
         compare({1: 0.5}, {1: 1})
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_not_finite_is_refused(bad):
+    a, b = {1: 1.0, 2: 0.0, 3: 1.0}, {1: 0.0, 2: 0.0, 3: 1.0}
+    with pytest.raises(ValueError, match=f"first run's score of item 2 is {bad}, not finite"):
+        paired_report(a | {2: bad}, b)
+    with pytest.raises(ValueError, match=f"second run's score of item 3 is {bad}, not finite"):
+        paired_report(a, b | {3: bad})
+
+
 def planted(n: int, gain: float, seed: int = 0):
     """Two runs of n items; the second turns a share of the wrong answers right by ``gain``."""
     rng = np.random.default_rng(seed)
