@@ -104,6 +104,16 @@ def test_clusters_widen_the_interval_and_set_mcnemar_aside():
     assert whole.minimum_detectable == pytest.approx(single.minimum_detectable, rel=0.01)
 
 
+def test_the_minimum_where_nothing_changed_is_that_of_three_units():
+    """Ten unchanged clusters say no more than ten unchanged items, however many items they have."""
+    rotated = {(q, r): float(q % 2) for q in range(10) for r in range(4)}
+    clustered = paired_report(rotated, rotated, {item: item[0] for item in rotated})
+    items = {q: float(q % 2) for q in range(10)}
+    alone = paired_report(items, items)
+    assert clustered.minimum_detectable == pytest.approx(2.8016 * np.sqrt(3) / 10, rel=1e-4)
+    assert clustered.minimum_detectable == alone.minimum_detectable
+
+
 def test_scores_between_0_and_1_have_no_table():
     report = paired_report({1: 0.5, 2: 0.0}, {1: 1.0, 2: 0.25})
     assert report.table is None
