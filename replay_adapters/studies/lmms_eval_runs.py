@@ -102,7 +102,7 @@ def _samples(path: Path, results: Mapping[str, Any], task: str) -> list[Sample]:
             f"{path} holds {len(samples)} of the {asked} documents that the run asked of task "
             f"{task}; run it again"
         )
-    if path.read_bytes()[-1:] != b"\n":
+    if sum(1 for line in path.read_bytes().split(b"\n") if line.strip()) != len(samples):
         raise UsageError(f"{path} holds no whole last line; run task {task} again")
     return samples
 
