@@ -36,5 +36,6 @@ def read_lines(path: Path) -> list[Line]:
     """
     if not path.is_file():
         return []
-    whole = path.read_text(encoding="utf-8").split("\n")[:-1]
+    # Only b"\n" ends a line: JSON leaves U+2028 and U+0085 in its texts as they are.
+    whole = path.read_bytes().split(b"\n")[:-1]
     return [json.loads(line) for line in whole]

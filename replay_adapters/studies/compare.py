@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from replay_adapters.resources import resource
-from replay_adapters.studies.runs import ASPECTS, RunLog, content, read_runs
+from replay_adapters.studies.published import Published, published
+from replay_adapters.studies.reading import read_runs
+from replay_adapters.studies.runs import ASPECTS, RunLog, content
 from replay_core import UsageError
 from replay_core.studies.paired import PairedReport, paired_report
 from replay_core.studies.resampling import holm
@@ -16,13 +15,16 @@ from replay_core.studies.resampling import holm
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """Two runs on one task; ``holm_p`` is adjusted over all tasks of the comparison."""
+    """Two runs on one task; ``holm_p`` is adjusted over all tasks of the comparison.
+
+    ``published`` are the paper's own numbers for what a and b are, where it has any.
+    """
 
     a: RunLog
     b: RunLog
     report: PairedReport
     holm_p: float
-    published: tuple[str, float, float] | None
+    published: tuple[Published | None, Published | None]
 
 
 def compare_runs(
@@ -36,6 +38,9 @@ def compare_runs(
 ) -> list[TaskComparison]:
     """Return the comparison of two folders' runs, task by task; ``a`` is the baseline.
 
+    ``cluster`` names items that belong together: ``question``, or a field of the items. Rotations
+    of one question are never independent, so that HR-Bench is clustered by question without it.
+
     Raises:
         UsageError: they hold other tasks, or differ in what was asked or how it was answered or
             scored, except for the replay itself; the sentence names the difference.
@@ -48,16 +53,29 @@ def compare_runs(
             f"the runs hold different tasks: {a} has {', '.join(sorted(ours))}; {b} has "
             f"{', '.join(sorted(theirs))}; give --task"
         )
+    pairs = [(run, theirs[task]) for task, run in ours.items()]
     reports = []
-    for task, run in ours.items():
-        check_comparable(run, theirs[task])
-        clusters = None if cluster is None else run.clusters(cluster)
-        reports.append(paired_report(run.scores, theirs[task].scores, clusters, seed=seed))
+    for run, other in pairs:
+        check_comparable(run, other)
+        clusters = _clusters(run, cluster or ("question" if run.rotated else None))
+        reports.append(paired_report(run.scores, other.scores, clusters, seed=seed))
     adjusted = holm([report.p_value for report in reports])
     return [
-        TaskComparison(run, theirs[task], report, p, published(theirs[task]))
-        for (task, run), report, p in zip(ours.items(), reports, adjusted, strict=True)
+        TaskComparison(run, other, report, p, (published(run), published(other)))
+        for (run, other), report, p in zip(pairs, reports, adjusted, strict=True)
     ]
+
+
+def _clusters(run: RunLog, by: str | None) -> dict[Any, str] | None:
+    if by is None:
+        return None
+    clusters = run.clusters(by)
+    if len(set(clusters.values())) < 2:
+        raise UsageError(
+            f"--cluster {by} puts all {len(clusters)} items of {run.task} into one cluster "
+            "(allowed: what tells at least two apart)"
+        )
+    return clusters
 
 
 def check_comparable(a: RunLog, b: RunLog) -> None:
@@ -93,17 +111,6 @@ def check_comparable(a: RunLog, b: RunLog) -> None:
                 )
 
 
-def published(run: RunLog) -> tuple[str, float, float] | None:
-    """Return (items, RLVR score, score with replay) of the paper, in percent, if it has both."""
-    table = yaml.safe_load((resource("configs") / "published.yaml").read_text(encoding="utf-8"))
-    results = table["results"].get((run.pair or "").removesuffix("_release"), {})
-    for name, (plain, replayed) in results.items():
-        benchmark = table["benchmarks"][name]
-        if run.task in benchmark["tasks"]:
-            return benchmark["items"], plain, replayed
-    return None
-
-
 def row_of(found: TaskComparison) -> dict[str, Any]:
     """Return one flat row for tables."""
     report, a, b = found.report, found.a, found.b
@@ -125,42 +132,74 @@ def row_of(found: TaskComparison) -> dict[str, Any]:
         "holm_p": found.holm_p,
         "minimum_detectable": report.minimum_detectable,
     }
-    for name, run in (("a", a), ("b", b)):
+    for name, run, paper in (("a", a, found.published[0]), ("b", b, found.published[1])):
+        row[f"method_{name}"] = run.config["method"]
+        row[f"harness_{name}"] = run.reported
+        row[f"unscored_{name}"] = run.unscored
         row[f"tokens_{name}"] = run.mean(lambda item: item.tokens)
         row[f"truncated_{name}"] = run.mean(lambda item: item.truncated)
-    if found.published:
-        _, row["published_a"], row["published_b"] = found.published
+        row[f"published_{name}"] = paper.score if paper else None
+        row[f"published_note_{name}"] = "; ".join(paper.notes) if paper else None
     return row
 
 
 def told(found: TaskComparison) -> str:
     """Return a comparison as a small table of text."""
-    report, row = found.report, row_of(found)
+    lines = [*_difference(found), *_runs(found), *_paper(found)]
+    width = max(len(label) for label, _ in lines)
+    body = "\n".join(f"  {label:<{width}}  {value}" for label, value in lines)
+    return f"{found.a.task} ({found.a.harness}, {found.a.metric})\n{body}"
+
+
+def _difference(found: TaskComparison) -> list[tuple[str, str]]:
+    report = found.report
+    clusters = f" in {report.clusters} clusters" if report.clusters else ""
     lines = [
-        (
-            "items (n)",
-            f"{report.n}" + (f" in {report.clusters} clusters" if report.clusters else ""),
-        ),
+        ("items (n)", f"{report.n}{clusters}"),
         ("score a → b", f"{report.score_a:.4f} → {report.score_b:.4f}"),
         ("difference", f"{report.difference:+.4f}, 95% interval {report.interval}"),
     ]
     if report.table:
-        lines += [("fixed / broken", f"{report.table.fixed} / {report.table.broken}")]
         used = "" if report.clusters is None else " (not for clusters)"
-        lines += [("exact McNemar p", f"{report.table.p_value:.3g}{used}")]
-    lines += [
+        lines += [
+            ("fixed / broken", f"{report.table.fixed} / {report.table.broken}"),
+            ("exact McNemar p", f"{report.table.p_value:.3g}{used}"),
+        ]
+    return [
+        *lines,
         ("paired permutation p", f"{report.permutation_p:.3g}"),
         ("Holm over all tasks", f"{found.holm_p:.3g}"),
         ("minimum detectable", f"{report.minimum_detectable:.4f} (80% power, two-sided 5%)"),
+    ]
+
+
+def _runs(found: TaskComparison) -> list[tuple[str, str]]:
+    row = row_of(found)
+    lines = [
+        ("method", f"{row['method_a']} → {row['method_b']}"),
         ("mean new tokens", _two(row["tokens_a"], row["tokens_b"], "{:.1f}")),
         ("cut answers", _two(row["truncated_a"], row["truncated_b"], "{:.1%}")),
     ]
-    if found.published:
-        items, plain, replayed = found.published
-        lines += [(f"published ({items})", f"{plain} → {replayed}")]
-    width = max(len(label) for label, _ in lines)
-    body = "\n".join(f"  {label:<{width}}  {value}" for label, value in lines)
-    return f"{found.a.task} ({found.a.harness}, {found.a.metric})\n{body}"
+    if found.a.unscored or found.b.unscored:
+        lines += [("without a score", f"{found.a.unscored} → {found.b.unscored}, taken as wrong")]
+    if found.a.own_number is not None or found.b.own_number is not None:
+        both = _two(found.a.reported, found.b.reported, "{:.4g}")
+        lines += [("the harness's own", f"{both}, which is no mean over these items")]
+    return lines
+
+
+def _paper(found: TaskComparison) -> list[tuple[str, str]]:
+    """Return the paper's numbers in the order of the runs, and below what each was made with."""
+    papers = dict(zip("ab", found.published, strict=True))
+    known = next((paper for paper in papers.values() if paper), None)
+    if known is None:
+        return []
+    shown = [str(paper.score) if paper and paper.score else "none" for paper in papers.values()]
+    lines = [("published a → b", f"{' → '.join(shown)} % ({known.items})")]
+    for name, paper in papers.items():
+        notes = paper.notes if paper else ("the paper has nothing on this policy",)
+        lines += [(f"published {name}", note) for note in notes]
+    return lines
 
 
 def _two(first: float | None, second: float | None, form: str) -> str:

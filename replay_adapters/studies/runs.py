@@ -1,7 +1,7 @@
-"""Finished runs of either harness, read back from the harness's own files."""
+"""A finished run on one task: its items, and what must be equal in a run it is compared with."""
 
 import hashlib
-import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from replay_core import UsageError
+from replay_core import ReplayConfig, UsageError
 
 # Model arguments that decide what a model sees of a picture or film.
 PIXEL_KEYS = ("min_pixels", "max_pixels", "total_pixels", "max_num_frames", "fps", "nframe")
@@ -19,6 +19,13 @@ _NEUTRAL = (
     *("use_cache", "pretrained", "pair", "processor", "model_path", "verbose", "use_vllm"),
 )
 ASPECTS = ("documents", "prompt", "pixels", "decoding", "judge")
+# Under what a task's table for a document holds its score, where the task does not say.
+_SCORE_KEYS = ("score", "acc", "accuracy", "correct", "gpt_score")
+# The field that both harnesses' HR-Bench gives the rotations of one question.
+_ROTATION = "cycle_category"
+_OPTION = re.compile(r"^\s*\(?([A-J])[.):]\s*(.*)$", re.MULTILINE)
+
+Facts = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -42,13 +49,44 @@ class RunLog:
     metric: str
     path: Path
     items: dict[Any, Item]
-    facts: dict[str, dict[str, Any]]
-    pair: str | None = None
+    facts: Facts
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the plugin wrote of the run: policy, base, ``config`` …; of a stock run at most the
+    policy."""
+    asked: int | None = None
+    """How many documents were asked, where the harness says so …"""
+    whole: int | None = None
+    """… and how many the task has."""
+    reported: float | None = None
+    """The harness's own number for the metric, where it has one."""
+    unscored: int = 0
+    """Answers that the scorer could not score; they count as wrong."""
 
     @property
     def scores(self) -> dict[Any, float]:
         """Document → score."""
         return {document: item.score for document, item in self.items.items()}
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The replay options of the run; a run without the plugin is the policy alone."""
+        given = self.settings.get("config") or {"method": "none"}
+        return {**ReplayConfig().model_dump(mode="json"), **given}
+
+    @property
+    def rotated(self) -> bool:
+        """Whether one question stands in several documents, with its options in another order."""
+        return all(_ROTATION in item.fields for item in self.items.values())
+
+    @property
+    def own_number(self) -> float | None:
+        """The harness's own number where it is no mean of these scores, in percent or not."""
+        mean = fmean(item.score for item in self.items.values())
+        # Harnesses round to two digits of a percentage, or to one.
+        same = self.reported is None or any(
+            math.isclose(self.reported, scale * mean, abs_tol=6e-4 * scale) for scale in (1, 100)
+        )
+        return None if same else self.reported
 
     def mean(self, of: Callable[[Item], float | None]) -> float | None:
         """Return the mean over documents of something, None where any has none."""
@@ -57,17 +95,20 @@ class RunLog:
         return fmean(known) if known and len(known) == len(values) else None
 
     def clusters(self, name: str) -> dict[Any, str]:
-        """Return document → cluster; ``question`` is what is asked, without the options.
+        """Return document → cluster.
+
+        ``question``: documents that ask the same with the same options, in whatever order these
+        stand. Any other name is a field of the documents.
 
         Raises:
             UsageError: the documents have no such field.
         """
         found: dict[Any, str] = {}
         for document, item in self.items.items():
-            if name in item.fields:
+            if name == "question" and item.asked:
+                found[document] = _question(item.asked)
+            elif name in item.fields:
                 found[document] = str(item.fields[name])
-            elif name == "question" and item.asked:
-                found[document] = re.split(r"\n\s*\(?A[).:]", item.asked)[0].strip()
             else:
                 fields = ", ".join(sorted({"question", *item.fields}))
                 raise UsageError(
@@ -76,108 +117,52 @@ class RunLog:
         return found
 
 
-def read_runs(folder: Path, tasks: Iterable[str] = (), metric: str | None = None) -> list[RunLog]:
-    """Return the newest run of every task below ``folder``, or of ``tasks``.
+def score(value: Any, metric: str, task: str, document: Any, path: Path) -> float:
+    """Return one document's score, which is a finite number; true and false are 1 and 0.
 
     Raises:
-        UsageError: there is none, or one lacks scores per document.
+        UsageError: it is anything else; the sentence says where it stands.
     """
-    wanted = list(tasks)
-    if not folder.exists():
-        raise UsageError(f"{folder} does not exist; give the folder of a run")
-    found = {**_vlmevalkit_files(folder), **_lmms_eval_files(folder)}
-    if not found:
-        raise UsageError(
-            f"{folder} holds neither samples of lmms-eval (run it with --output_path and "
-            "--log_samples) nor results of VLMEvalKit per item (*_result.* or *_score.*)"
-        )
-    missing = [task for task in wanted if task not in found]
-    if missing:
-        raise UsageError(
-            f"{folder} holds no run of {', '.join(missing)} (found: {', '.join(sorted(found))})"
-        )
-    return [found[task](task, metric) for task in wanted or sorted(found)]
+    plain = value.item() if hasattr(value, "item") else value
+    if isinstance(plain, bool | int | float) and math.isfinite(plain):
+        return float(plain)
+    shown = "missing" if plain is None else repr(plain)
+    raise UsageError(
+        f"metric {metric!r} of task {task} is {shown[:200]} for document {document} in {path} "
+        "(allowed: a finite number for every document)"
+    )
 
 
-Reader = Callable[[str, str | None], RunLog]
+def raw_score(metrics: Mapping[str, Any], name: str | None, score_key: str) -> Any:
+    """Return what a task gives one document under a metric's name; None for nothing.
+
+    Of a table that is its score, where it has one.
+    """
+    value = metrics.get(name) if name else None
+    if isinstance(value, Mapping):
+        return next((value[key] for key in (score_key, *_SCORE_KEYS) if key in value), None)
+    return value
 
 
-def _lmms_eval_files(folder: Path) -> dict[str, Reader]:
-    found: dict[str, Reader] = {}
-    for path in sorted(folder.rglob("*_samples_*.jsonl"), key=lambda path: path.name):
-        stamp, task = path.name.removesuffix(".jsonl").split("_samples_", 1)
-        results = path.with_name(f"{stamp}_results.json")
-        if results.is_file():
-            found[task] = lambda task, metric, p=path, r=results: _lmms_eval(p, r, task, metric)
-    return found
+def number(metrics: Mapping[str, Any], name: str | None, score_key: str) -> float | None:
+    """Return the finite number that a task gives one document under a metric's name, if any."""
+    value = raw_score(metrics, name, score_key)
+    usable = isinstance(value, bool | int | float) and math.isfinite(value)
+    return float(value) if usable else None
 
 
-def _lmms_eval(path: Path, results_file: Path, task: str, metric: str | None) -> RunLog:
-    results = json.loads(results_file.read_text(encoding="utf-8"))
-    config = results["configs"][task]
-    named = metric or next((m["metric"] for m in config.get("metric_list") or ()), None)
-    items = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        sample = json.loads(line)
-        value = number(sample, named, config.get("score_key", "score"))
-        if value is None:
-            metrics = [m["metric"] for m in config.get("metric_list") or ()]
-            raise UsageError(
-                f"metric {named!r} is no number per document in {path.name} (give --metric; the "
-                f"task names {', '.join(metrics) or 'none'})"
-            )
-        records = sample.get("replay") or []
-        counts = [c["output_tokens"] for c in sample.get("token_counts") or () if c]
-        extra = sample.get(named)
-        items[sample["doc_id"]] = Item(
-            value,
-            asked=str(sample.get("input", "")),
-            target=str(sample.get("target", "")),
-            tokens=_mean([r.get("new_tokens") for r in records] or counts),
-            truncated=_mean([r.get("truncated") for r in records]),
-            fields=_flat({**(extra if isinstance(extra, dict) else {}), **sample}),
-        )
-    facts = _lmms_eval_facts(results, config)
-    replay = results.get("replay") or {}
-    return RunLog("lmms-eval", task, str(named), path, items, facts, replay.get("pair"))
-
-
-def _lmms_eval_facts(results: dict[str, Any], config: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    run, replay = results.get("config", {}), results.get("replay")
-    backend = re.findall(r"\((chat|simple)\)", str(run.get("model_backend", "")))
-    facts = _plugin_facts(replay) if replay else _argument_facts(_pairs(run.get("model_args")))
-    facts["prompt"] |= {
-        "class": backend[0] if backend else None,
-        "system_instruction": results.get("system_instruction"),
-        "few shots": config.get("num_fewshot"),
-        "prompt parts": config.get("lmms_eval_specific_kwargs"),
-    }
-    facts["decoding"] |= {
-        "generation": {
-            **(config.get("generation_kwargs") or {}),
-            **_pairs(run.get("gen_kwargs")),
-            **facts["decoding"].pop("generation", {}),
-        },
-        "repeats": config.get("repeats"),
-    }
-    cli = run.get("resolved_cli_args") or {}
-    judge = {"scorer": re.sub(r" at 0x[0-9a-f]+", "", str(config.get("process_results")))}
-    facts["judge"] = {**judge, "reasoning_tags": cli.get("reasoning_tags")}
-    return facts
-
-
-def _plugin_facts(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def plugin_facts(summary: Mapping[str, Any]) -> Facts:
     """Return what the plugin says of a run, in either harness."""
     protocol = dict(summary.get("protocol_settings") or {})
     generation = protocol.pop("generation", {})
-    facts = _argument_facts({**protocol, **(summary.get("harness_arguments") or {})})
+    facts = argument_facts({**protocol, **(summary.get("harness_arguments") or {})})
     facts["decoding"] |= {"dtype": summary.get("dtype"), "generation": generation}
     return facts
 
 
-def _argument_facts(arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def argument_facts(arguments: Mapping[str, Any]) -> Facts:
     """Sort a model's arguments into what they decide."""
-    facts: dict[str, dict[str, Any]] = {"prompt": {}, "pixels": {}, "decoding": {}}
+    facts: Facts = {"prompt": {}, "pixels": {}, "decoding": {}}
     for name, value in arguments.items():
         if name in _NEUTRAL or name.startswith("replay_"):
             continue
@@ -187,114 +172,23 @@ def _argument_facts(arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return facts
 
 
-def _vlmevalkit_files(folder: Path) -> dict[str, Reader]:
-    """Return task → reader of the newest file with a score per item."""
-    found: dict[str, Reader] = {}
-    tables = [p for p in folder.rglob("*") if p.suffix in (".tsv", ".xlsx", ".csv", ".json")]
-    results = [p for p in tables if p.stem.endswith(("_result", "_score"))]
-    for path in sorted(results, key=lambda p: p.stat().st_mtime):
-        beside = [p for p in tables if p.parent == path.parent and p != path]
-        predictions = [p for p in beside if path.stem.startswith(f"{p.stem}_")]
-        if not predictions:
-            continue
-        prediction = min(predictions, key=lambda p: len(p.stem))
-        model = next(
-            (p.name for p in path.parents if prediction.stem.startswith(f"{p.name}_")), None
-        )
-        if model is None:
-            continue
-        task = prediction.stem.removeprefix(f"{model}_")
-        judge = path.stem.removeprefix(prediction.stem)
-        judge = judge.removesuffix("_result").removesuffix("_score").strip("_") or "none"
-        found[task] = lambda task, metric, p=path, q=prediction, j=judge: _vlmevalkit(
-            p, q, task, metric, j
-        )
-    return found
-
-
-def _vlmevalkit(path: Path, prediction: Path, task: str, metric: str | None, judge: str) -> RunLog:
-    table = _table(path)
-    columns = [metric] if metric else ["hit", "score", "correct"]
-    named = next((c for c in columns if c in table.columns), None)
-    if named is None or "index" not in table.columns:
-        raise UsageError(
-            f"{path} has no column {' or '.join(columns)} beside 'index' (its columns: "
-            f"{', '.join(map(str, table.columns))})"
-        )
-    folder = next((p / "replay" for p in path.parents if (p / "replay").is_dir()), None)
-    summary, records = _journal(folder, task) if folder else ({}, {})
-    items = {}
-    for row in table.to_dict("records"):
-        index = str(row["index"])
-        options = {k: row[k] for k in "ABCDEFGHIJ" if k in row}
-        mine = records.get(index, [])
-        items[index] = Item(
-            float(row[named]),
-            asked="\n".join(
-                [str(row.get("question", "")), *(f"{k}. {v}" for k, v in options.items())]
-            ),
-            target=str(row.get("answer", "")),
-            tokens=_mean([r.get("new_tokens") for r in mine]),
-            truncated=_mean([r.get("truncated") for r in mine]),
-            fields=_flat({str(k): v for k, v in row.items()}),
-        )
-    facts = _plugin_facts(summary) if summary else _argument_facts({})
-    facts["judge"] = {"judge": judge}
-    return RunLog("VLMEvalKit", task, named, prediction, items, facts, summary.get("pair"))
-
-
-def _journal(folder: Path, task: str) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-    """Return settings and records that the VLMEvalKit adapter keeps beside predictions."""
-    settings, lines = folder / "settings.json", folder / f"{task}.jsonl"
-    summary = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-    records = {}
-    if lines.is_file():
-        for line in map(json.loads, lines.read_text(encoding="utf-8").splitlines()):
-            records[str(line["index"])] = line.get("replay") or []
-    return summary, records
-
-
-def _table(path: Path) -> Any:
-    import pandas as pd
-
-    readers: dict[str, Callable[[], Any]] = {
-        ".xlsx": lambda: pd.read_excel(path),
-        ".csv": lambda: pd.read_csv(path),
-        ".tsv": lambda: pd.read_csv(path, sep="\t"),
-        ".json": lambda: pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))),
-    }
-    try:
-        return readers[path.suffix]()
-    except (ValueError, ImportError) as error:
-        raise UsageError(f"{path} cannot be read as a table ({error})") from error
-
-
-def number(metrics: Mapping[str, Any], name: str | None, score_key: str) -> float | None:
-    """Return the number that a task gives one document under a metric's name, if there is one."""
-    value = metrics.get(name) if name else None
-    if isinstance(value, Mapping):
-        keys = (score_key, "score", "acc", "accuracy", "correct", "gpt_score")
-        value = next((value[key] for key in keys if key in value), None)
-    return float(value) if isinstance(value, bool | int | float) else None
-
-
 def content(item: Item) -> str:
     """Return what tells whether two runs asked the same thing of a document."""
     return hashlib.sha256(f"{item.asked}\x1f{item.target}".encode()).hexdigest()[:16]
 
 
-def _pairs(text: Any) -> dict[str, Any]:
-    """Return ``a=1,b=[2,3]`` as a mapping; empty for nothing."""
-    if isinstance(text, Mapping):
-        return dict(text)
-    parts = re.split(r",(?![^\[]*\])", text) if isinstance(text, str) else []
-    return dict(part.split("=", 1) for part in parts if "=" in part)
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are text or numbers."""
     return {k: v for k, v in values.items() if isinstance(v, str | int | float | bool)}
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Return the mean of what is known; None where nothing is."""
     known = [float(value) for value in values if value is not None]
     return fmean(known) if known else None
+
+
+def _question(asked: str) -> str:
+    text = re.split(r"\n\s*\(?A[).:]", asked)[0].strip()
+    options = sorted(option.strip() for _, option in _OPTION.findall(asked))
+    return "\n".join([text, *options])

@@ -1,5 +1,6 @@
 """Two runs on the same items, compared item by item."""
 
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
@@ -106,7 +107,7 @@ def paired_report(
     question of HR-Bench; tests and intervals then treat each cluster as one unit.
 
     Raises:
-        ValueError: the runs do not hold the same items.
+        ValueError: the runs do not hold the same items, or a score is not finite.
     """
     _check_items(a, b)
     items = list(a)
@@ -136,3 +137,7 @@ def _check_items(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> No
         )
     if not a:
         raise ValueError("the runs hold no items")
+    for name, run in (("first", a), ("second", b)):
+        for item, score in run.items():
+            if not math.isfinite(score):
+                raise ValueError(f"the {name} run's score of item {item} is {score}, not finite")

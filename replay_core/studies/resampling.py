@@ -146,12 +146,12 @@ def minimum_detectable(differences: ArrayLike, clusters: Sequence[Hashable] | No
 
     ``2.80 * standard error`` (two-sided 5%, normal approximation), with the observed spread of
     ``differences`` (items,), clustered where ``clusters`` are given. Where (almost) nothing changed
-    the spread is at least that of three changed items, which is what n unchanged items leave
-    possible at 95%.
+    the spread is at least that of three changed units (items, or whole clusters), which is what as
+    many unchanged ones leave possible at 95%.
     """
     sums, sizes = grouped(differences, clusters)
     items, units = sizes.sum(), len(sums)
     residual = sums - sums.sum() / items * sizes
     correction = units / max(units - 1, 1)
     variance = correction * float((residual**2).sum()) / items**2
-    return _POWER * float(np.sqrt(max(variance, 3 / items**2)))
+    return _POWER * float(np.sqrt(max(variance, 3 / units**2)))

@@ -46,6 +46,15 @@ def test_runs_of_other_items_are_refused():
         compare({1: 0.5}, {1: 1})
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_not_finite_is_refused(bad):
+    a, b = {1: 1.0, 2: 0.0, 3: 1.0}, {1: 0.0, 2: 0.0, 3: 1.0}
+    with pytest.raises(ValueError, match=f"first run's score of item 2 is {bad}, not finite"):
+        paired_report(a | {2: bad}, b)
+    with pytest.raises(ValueError, match=f"second run's score of item 3 is {bad}, not finite"):
+        paired_report(a, b | {3: bad})
+
+
 def planted(n: int, gain: float, seed: int = 0):
     """Two runs of n items; the second turns a share of the wrong answers right by ``gain``."""
     rng = np.random.default_rng(seed)
@@ -93,6 +102,16 @@ def test_clusters_widen_the_interval_and_set_mcnemar_aside():
     assert naive.p_value < whole.p_value == whole.permutation_p
     assert whole.interval == single.interval
     assert whole.minimum_detectable == pytest.approx(single.minimum_detectable, rel=0.01)
+
+
+def test_the_minimum_where_nothing_changed_is_that_of_three_units():
+    """Ten unchanged clusters say no more than ten unchanged items, however many items they have."""
+    rotated = {(q, r): float(q % 2) for q in range(10) for r in range(4)}
+    clustered = paired_report(rotated, rotated, {item: item[0] for item in rotated})
+    items = {q: float(q % 2) for q in range(10)}
+    alone = paired_report(items, items)
+    assert clustered.minimum_detectable == pytest.approx(2.8016 * np.sqrt(3) / 10, rel=1e-4)
+    assert clustered.minimum_detectable == alone.minimum_detectable
 
 
 def test_scores_between_0_and_1_have_no_table():
