@@ -1,5 +1,6 @@
 """The ``activation-replay`` command."""
 
+import json
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -46,14 +47,28 @@ def demo(
 
 
 @app.command()
-def pairs() -> None:
-    """List the shipped pairs: name, policy and base."""
-    from replay_adapters.pairs import pair_names, read_pair
+def pairs(
+    name: Annotated[str | None, typer.Argument(help="A shipped pair, or a pair file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: every field.")] = False,
+) -> None:
+    """List the shipped pairs: name, policy and base; or show one pair whole."""
+    from replay_adapters.pairs import pair_names, pair_text, read_pair
 
-    rows = [(name, read_pair(name)) for name in pair_names()]
-    width = max(len(name) for name, _ in rows)
-    for name, pair in rows:
-        typer.echo(f"{name:<{width}}  {pair.policy}  ←  {pair.base}")
+    if name is not None:
+        one = read_pair(name)
+        typer.echo(_json(one.model_dump(mode="json")) if as_json else pair_text(name).rstrip())
+        return
+    every = [read_pair(shipped) for shipped in pair_names()]
+    if as_json:
+        typer.echo(_json([pair.model_dump(mode="json") for pair in every]))
+        return
+    width = max(len(pair.name) for pair in every)
+    for pair in every:
+        typer.echo(f"{pair.name:<{width}}  {pair.policy}  ←  {pair.base}")
+
+
+def _json(content: object) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False)
 
 
 @app.command()

@@ -112,15 +112,7 @@ def read_pair(name_or_path: str) -> PairFile:
     Raises:
         UsageError: there is no such pair, or the file is not a pair file.
     """
-    shipped = resource("configs") / "pairs" / f"{name_or_path}.yaml"
-    path = shipped if shipped.is_file() else Path(name_or_path).expanduser()
-    if not path.is_file():
-        close = difflib.get_close_matches(name_or_path, pair_names(), n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UsageError(
-            f"pair={name_or_path} is neither a shipped pair nor a pair file; {hint}"
-            f"shipped pairs: {', '.join(pair_names())}"
-        )
+    path = _file_of(name_or_path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -141,3 +133,29 @@ def read_pair(name_or_path: str) -> PairFile:
         if where and (path.parent / where).is_dir():
             beside[role] = str((path.parent / where).resolve())
     return pair.model_copy(update=beside)
+
+
+def pair_text(name_or_path: str) -> str:
+    """Return a pair's file as it stands, with its sources, and the fields that it leaves open.
+
+    Raises:
+        UsageError: there is no such pair, or the file is not a pair file.
+    """
+    pair, path = read_pair(name_or_path), _file_of(name_or_path)
+    open_fields = [name for name in PairFile.model_fields if name not in pair.model_fields_set]
+    text = path.read_text(encoding="utf-8").rstrip()
+    return f"# {pair.name}: {path}\n{text}\n# not given: {', '.join(open_fields) or 'nothing'}\n"
+
+
+def _file_of(name_or_path: str) -> Path:
+    """Return the file of a shipped pair, or the file that a path names."""
+    shipped = resource("configs") / "pairs" / f"{name_or_path}.yaml"
+    path = shipped if shipped.is_file() else Path(name_or_path).expanduser()
+    if not path.is_file():
+        close = difflib.get_close_matches(name_or_path, pair_names(), n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UsageError(
+            f"pair={name_or_path} is neither a shipped pair nor a pair file; {hint}"
+            f"shipped pairs: {', '.join(pair_names())}"
+        )
+    return path
