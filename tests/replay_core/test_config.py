@@ -179,3 +179,16 @@ def test_a_config_cannot_be_changed() -> None:
     config = ReplayConfig()
     with pytest.raises(ValidationError, match="frozen"):
         config.steps = 3
+
+
+def test_fixed_thresholds_of_the_release_are_its_digits() -> None:
+    """Typed here once more from the description of the release, layer by layer, in nats."""
+    released = {
+        **{0: 4.812, 1: 4.781, 2: 3.734, 3: 3.297, 4: 3.328, 5: 3.812, 6: 4.312},
+        **{7: 5.125, 8: 4.938, 9: 5.0, 10: 4.719, 11: 4.656, 12: 4.656, 13: 4.812},
+    }
+    assert ReplayConfig(thresholds="release").fixed_thresholds == released
+    injecting = ReplayConfig(method="inject", boundary="reference")
+    assert injecting.fixed_thresholds == released
+    assert injecting.layer_indices(28) == (0, 1, 2, 3, 4, 5, 6)
+    assert injecting.positions == "input"

@@ -1,5 +1,6 @@
 """`make results` on ten items of one embedded pair, really run, judged by the page it writes."""
 
+import json
 import re
 
 import pytest
@@ -30,6 +31,16 @@ def test_the_page_has_every_study_and_every_figure_it_shows(written):
     assert {path.name for path in (output / "results").iterdir()} == {
         path.removeprefix("results/") for path in shown
     }
+
+
+def test_only_the_grid_is_measured_on_the_development_split(written):
+    work, _ = written
+    tasks = {
+        name: json.loads((work / "demo" / f"{name}.json").read_text())["settings"]["task"]
+        for name in page.STUDIES
+    }
+    assert tasks.pop("grid") == "replay_demo_dev"
+    assert set(tasks.values()) == {"replay_demo"}
 
 
 def test_drift_stands_beside_its_two_nulls(written):

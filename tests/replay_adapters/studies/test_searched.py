@@ -6,6 +6,7 @@ import pytest
 
 from replay_adapters.resources import resource
 from replay_adapters.studies.searched import search_section
+from tests.support.tables import tables
 
 FIELDS = (
     *("policy", "documents", "n", "noise", "base", "policy_accuracy", "method", "select"),
@@ -38,8 +39,9 @@ def test_holm_is_over_the_arms_of_replay_alone(table):
     """Two arms of replay at .02 and .03: Holm's are .04 and .04; the control has none."""
     arms = (row(p="0.02", step_size="300.0"), row(method="random x", p="0.001"), row(p="0.03"))
     text = search_section(table(*arms))
-    lines = [line for line in text.splitlines() if line.startswith("| a-seed0")]
-    assert [line.split(" | ")[10] for line in lines] == ["0.04", "", "0.04"]
+    (lines,) = tables(text)
+    assert [line["Holm's p"] for line in lines] == ["0.04", "", "0.04"]
+    assert [line["p"] for line in lines] == ["0.02", "0.001", "0.03"]
     assert "3 arms of 1 policies" in text
     assert "the 2 arms of replay here, of which 2 stay below 0.05" in text
 
@@ -53,7 +55,33 @@ def test_an_arm_says_all_that_it_differs_in(table):
     assert "2 arms of 2 policies" in text
 
 
+def test_every_column_has_its_own_number(table):
+    arms = (
+        row(base="0.511", policy_accuracy="0.622", accuracy="0.733", n="477", p="0.041")
+        | {"fixed": "71", "broken": "18", "loss_ratio": "0.144", "reason": "the first"},
+        row(p="0.013"),
+        row(p="0.6"),
+    )
+    (lines,) = tables(search_section(table(*arms)))
+    assert lines[0] == {
+        "policy": "a-seed0",
+        "tried because": "the first",
+        "documents": "dev",
+        "n": "477",
+        "base": "0.511",
+        "policy alone": "0.622",
+        "arm": "replay, all",
+        "answers": "0.733",
+        "fixed/broken": "71/18",
+        "p": "0.041",
+        "Holm's p": "0.082",
+        "KL after/before": "0.144",
+    }
+    assert [line["Holm's p"] for line in lines] == ["0.082", "0.039", "0.6"]
+    assert "of which 1 stay below 0.05" in search_section(table(*arms))
+
+
 def test_the_committed_table_can_be_shown():
-    text = search_section(resource("configs") / "pairs" / "demo" / "search.csv")
-    widths = {line.count(" | ") for line in text.splitlines() if line.startswith("| ")}
-    assert widths == {11}
+    (lines,) = tables(search_section(resource("configs") / "pairs" / "demo" / "search.csv"))
+    assert len(lines) > 10
+    assert all(line["policy"] and line["fixed/broken"].count("/") == 1 for line in lines)

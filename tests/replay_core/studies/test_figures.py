@@ -1,0 +1,61 @@
+"""What the figures of runs and arms show, read back from what was drawn."""
+
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from replay_core.studies.figures import GREEN, RED, forest, run_picture
+from replay_core.studies.paired import PairedComparison
+from replay_core.studies.plots import draw_compare
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Collect the figures that are saved."""
+    seen = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **how: seen.append(figure))
+    return seen
+
+
+def test_an_interval_beside_0_has_the_colour_of_its_side(drawn, tmp_path):
+    rows = [("gain", 3.0, 1.0, 6.0), ("loss", -2.0, -5.0, -0.5), ("neither", 1.5, -1.0, 4.0)]
+    forest(tmp_path / "a.png", rows, title="three arms", xlabel="points")
+    (axes,) = drawn[0].axes
+    dots = [line for line in axes.get_lines() if line.get_marker() == "o"]
+    spans = [line for line in axes.get_lines() if line.get_marker() != "o"][:3]
+    assert [list(span.get_xdata()) for span in spans] == [[1, 6], [-5, -0.5], [-1, 4]]
+    assert [dot.get_xdata()[0] for dot in dots] == [3, -2, 1.5]
+    colours = [to_hex(dot.get_color()) for dot in dots]
+    assert colours[:2] == [GREEN, RED]
+    assert colours[2] not in (GREEN, RED)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["gain", "loss", "neither"]
+
+
+def test_a_runs_picture_counts_what_was_fixed_and_broken(drawn, tmp_path):
+    comparison = PairedComparison(both_right=41, fixed=13, broken=5, both_wrong=28)
+    losses = [(2.0, 0.5), (3.0, 0.25)]
+    run_picture(tmp_path / "run.png", losses, comparison, ("policy", "replay"))
+    left, right = drawn[0].axes
+    assert left.collections[0].get_offsets().tolist() == [[2.0, 0.5], [3.0, 0.25]]
+    bars = dict(
+        zip(
+            [label.get_text() for label in right.get_yticklabels()],
+            [bar.get_width() for bar in right.patches],
+            strict=True,
+        )
+    )
+    expected = {"both right": 41, "fixed by replay": 13, "broken by replay": 5, "both wrong": 28}
+    assert bars == expected
+    assert "52.9% → 62.1%" in right.get_title()  # 46 and 54 of 87
+    assert "n = 87" in right.get_title()
+
+
+def test_a_comparisons_figure_shows_the_second_minus_the_first(drawn, tmp_path):
+    row = {"task": "mathvista", "score_a": 0.61, "score_b": 0.645, "n": 321, "holm_p": 0.0213}
+    row |= {"difference": 0.035, "low": 0.004, "high": 0.071}
+    draw_compare(tmp_path / "compare.png", [row], ("before", "after"))
+    (axes,) = drawn[0].axes
+    (label,) = (tick.get_text() for tick in axes.get_yticklabels())
+    assert label == "mathvista: 61.0 → 64.5\nn = 321, Holm p = 0.021"
+    assert drawn[0].get_suptitle() == "after minus before"
+    assert list(axes.get_lines()[0].get_xdata()) == pytest.approx([0.4, 7.1])
