@@ -19,7 +19,8 @@ from replay_adapters.pairs import PairFile, Protocol, read_pair
 from replay_core import ReplayConfig, UsageError
 from replay_core.adapter import adapted_base
 from replay_core.config import sentence
-from replay_core.pair import check_configs, load_config
+from replay_core.loading import load_config
+from replay_core.pair import check_configs
 
 PREFIX = "replay_"
 EMBEDDED_PAIR = "demo"

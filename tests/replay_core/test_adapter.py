@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 
 from replay_core import Steered, UsageError, load_pair, make_pair
 from replay_core.adapter import adapted_base, adapter_layers, without_adapter
-from replay_core.pair import load_config
+from replay_core.loading import load_config
 from tests.replay_core.helpers import (
     Loaded,
     gap,

@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from replay_core import UsageError, load_pair, make_pair
-from replay_core.pair import check_configs, folder_digest, frozen, load_model, revision_of
+from replay_core.identity import folder_digest, revision_of
+from replay_core.loading import load_model
+from replay_core.pair import check_configs, frozen
 from tests.replay_core.helpers import Loaded, doubled_logits, from_nowhere, state_of
 from tests.support import tiny
 
