@@ -19,6 +19,8 @@ from replay_core.weight_files import UNREADABLE, damage_of, holds_weights
 
 # What some trainers save beside an adapter, and peft does not read.
 _UNREAD = ("non_lora_trainables.bin", "non_lora_state_dict.bin")
+# What peft puts before the name of every weight.
+_PREFIX = "base_model.model."
 # Ways to begin a training that take what they put into the adapter out of the base.
 _TAKEN_FROM_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -82,7 +84,7 @@ def add_adapter(model: PreTrainedModel, adapter: str | Path) -> bool:
         raise
     except UNREADABLE as error:
         damage = damage_of(Path(adapter), adapter=True)
-        reason = damage or (str(error).strip().splitlines() or [repr(error)])[0].rstrip(".")
+        reason = damage or " ".join(str(error).split())[:300].rstrip(".") or repr(error)
         raise UsageError(
             f"the adapter {adapter} cannot be put onto {model.name_or_path} ({reason})"
         ) from error
@@ -119,14 +121,44 @@ def _inject(model: PreTrainedModel, adapter: str | Path) -> tuple[list[str], lis
             "that stands in the model's layers, as LoRA and DoRA do)"
         )
     config.inference_mode = True
+    weights = _todays_names(model, load_peft_weights(str(adapter), device="cpu"))
     wrapped = PeftModel(model, config)
-    weights = load_peft_weights(str(adapter), device="cpu")
     report: Any = set_peft_model_state_dict(wrapped, weights)
     missing = [name for name in report.missing_keys if ".default" in name]
     expected = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     if not missing and len(weights) < len(expected):  # biases, which have their base's names
         missing = sorted(set(expected) - set(weights))
     return missing, list(report.unexpected_keys)
+
+
+def _todays_names(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate the names in an adapter that was trained under transformers 4.
+
+    peft 0.21 knows no old names of Qwen2-VL, Qwen2.5-VL and LLaVA: with a warning it leaves all of
+    the adapter out. transformers' loader of adapters knows them, but leaves out DoRA's magnitudes.
+    To be dropped when ``PeftModel.from_pretrained`` loads such an adapter.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    known = {name for name, _ in model.named_modules()}
+    rules = [
+        rule
+        for rule in get_model_conversion_mapping(model) or ()
+        if isinstance(rule, WeightRenaming)
+    ]
+
+    def depth(name: str) -> int:
+        """Return how many parts of a name lead to a module of the model."""
+        parts = name.split(".")
+        return max(i for i in range(len(parts) + 1) if ".".join(parts[:i]) in known)
+
+    def todays(name: str) -> str:
+        bare = name.removeprefix(_PREFIX)
+        renamed, _ = rename_source_key(bare, rules, [])
+        return _PREFIX + renamed if depth(renamed) > depth(bare) else name
+
+    return {todays(name): weight for name, weight in weights.items()}
 
 
 def _unwrap_head(model: PreTrainedModel) -> None:

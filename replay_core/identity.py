@@ -46,10 +46,11 @@ def revision_of(model: PreTrainedModel) -> str:
     Empty for a model that was not loaded from anywhere. An adapter that was put onto the model is
     not part of it.
     """
-    folder = Path(model.name_or_path) if model.name_or_path else None
-    if folder is not None and folder.is_dir():
-        return f"sha256:{folder_digest(folder)}"
-    commit = getattr(model.config, "_commit_hash", None)
+    name = model.name_or_path
+    if not name or Path(name).is_dir():
+        return f"sha256:{folder_digest(Path(name))}" if name else ""
+    # Versions of transformers before 5.24 note it.
+    commit = getattr(model.config, "_commit_hash", None) or _commit_of(name)
     return f"commit:{commit}" if commit else ""
 
 
@@ -84,14 +85,22 @@ def folder_digest(folder: Path) -> str:
 def _own_revision(checkpoint: str | Path) -> str:
     if Path(checkpoint).is_dir():
         return f"sha256:{folder_digest(Path(checkpoint))}"
+    commit = _commit_of(str(checkpoint))
+    if commit is None:
+        raise UsageError(f"{checkpoint} is neither a folder nor the id of a repository on the hub")
+    return f"commit:{commit}"
+
+
+def _commit_of(repository: str) -> str | None:
+    """Return the commit that a hub id is loaded at; None where there is no such repository."""
     for name in _SOME_FILE:
         try:
-            commit = extract_commit_hash(cached_file(str(checkpoint), name), None)
+            commit = extract_commit_hash(cached_file(repository, name), None)
         except (OSError, ValueError):  # it has no such file, or is not there at all
             continue
         if commit:
-            return f"commit:{commit}"
-    raise UsageError(f"{checkpoint} is neither a folder nor the id of a repository on the hub")
+            return commit
+    return None
 
 
 def _files(folder: Path) -> dict[str, Path]:
