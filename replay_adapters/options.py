@@ -63,8 +63,9 @@ class Settings:
 
     @property
     def processor_source(self) -> str:
-        """Where the processor is loaded from: a LoRA adapter's folder need not have one."""
-        return self.pair.processor or adapted_base(self.pair.policy) or self.pair.policy
+        """Whose processor is meant: a LoRA adapter's folder need not have one."""
+        answering = self.pair.policy if adapted_base(self.pair.policy) is None else self.pair.base
+        return self.pair.processor or answering
 
     def summary(self) -> dict[str, Any]:
         """Return the resolved settings as they are logged and fingerprinted."""
@@ -149,8 +150,9 @@ def check_checkpoints(settings: Settings) -> PretrainedConfig:
     Raises:
         UsageError: a checkpoint is missing, the two are no pair, or a layer does not exist.
     """
-    answering = settings.pair.base if settings.config.method == "base" else settings.pair.policy
-    config = load_config(answering)
+    files = settings.pair
+    on_the_base = settings.config.method == "base" or adapted_base(files.policy) is not None
+    config = load_config(files.base if on_the_base else files.policy)
     if settings.config.steers:
         base = load_config(settings.pair.base)
         check_configs(config, base, settings.pair.policy, settings.pair.base)

@@ -7,6 +7,7 @@ can be loaded is kept (its tokenizer and chat template, say), and the rest is it
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -72,23 +73,24 @@ def _found(source: str, base: str, named: str | None) -> Processor:
         f"replay: {source} ships no {' and no '.join(taken)} that can be loaded ({reason}): what "
         f"is missing is taken from its base {base}"
     )
-    if images and text:
-        return Processor(base, (base,))
-    return _joined(source, base, own_images=not images)
-
-
-def _joined(source: str, base: str, *, own_images: bool) -> Processor:
-    """Put the usable half of a policy's processor and the other of its base's into one folder."""
-    folder = Path(_kept(checkpoint_revision(source), checkpoint_revision(base)).name)
-    images, tokenizer = (source, base) if own_images else (base, source)
     own_template = any(_file(source, name) for name in _TEMPLATE) or (
-        not own_images and AutoTokenizer.from_pretrained(source).chat_template is not None
+        not text and AutoTokenizer.from_pretrained(source).chat_template is not None
     )
-    template = source if own_template else base
-    wanted = {"config.json": source}
-    wanted |= dict.fromkeys(_IMAGES, images) | dict.fromkeys(_TOKENIZER, tokenizer)
-    wanted |= dict.fromkeys(_TEMPLATE, template)
-    for name, where in wanted.items():
+    if images and text and not own_template:
+        return Processor(base, (base,))
+    wanted = dict.fromkeys(_IMAGES, base if images else source)
+    wanted |= dict.fromkeys(_TOKENIZER, base if text else source)
+    wanted |= dict.fromkeys(_TEMPLATE, source if own_template else base)
+    return _joined(source, base, wanted)
+
+
+def _joined(source: str, base: str, wanted: Mapping[str, str]) -> Processor:
+    """Put usable files of a policy's processor and the rest of its base's into one folder.
+
+    ``wanted``: name of a file → where it is taken from, if it is there.
+    """
+    folder = Path(_kept(checkpoint_revision(source), checkpoint_revision(base)).name)
+    for name, where in {**wanted, "config.json": source}.items():
         if (path := _file(where, name)) is not None:
             shutil.copy(path, folder / name)
     return Processor(str(folder), (source, base))
