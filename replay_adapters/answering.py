@@ -2,14 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+from loguru import logger
 from transformers import PretrainedConfig, PreTrainedModel
 
 from replay_adapters.options import Settings
+from replay_adapters.processors import processor_revision
 from replay_core import Pair, load_pair, make_pair
 from replay_core.adapter import adapted_base
-from replay_core.pair import load_model
+from replay_core.identity import checkpoint_revision
+from replay_core.loading import load_model
 from replay_core.record import library_versions
 
 
@@ -29,11 +33,10 @@ def load_for_method(settings: Settings, config: PretrainedConfig, loading: dict[
 
     ``config`` is the answering checkpoint's; ``loading`` goes to transformers.
     """
-    files, method = settings.pair, settings.config.method
-    adapted = adapted_base(files.policy) is not None
-    if settings.config.steers or (adapted and method == "none"):
+    files = settings.pair
+    if settings.config.steers:
         layers = settings.config.layer_indices(config.get_text_config().num_hidden_layers)
-        return load_pair(
+        pair = load_pair(
             files.policy,
             files.base,
             base_layers=max(layers) + 1,
@@ -42,15 +45,28 @@ def load_for_method(settings: Settings, config: PretrainedConfig, loading: dict[
             name=files.name,
             **loading,
         )
-    alone = load_model(files.base if method == "base" else files.policy, **loading)
-    return make_pair(alone, alone, name=files.name)
+        if adapted_base(files.policy) is not None and not pair.adapted:
+            logger.warning(
+                f"replay: the adapter {files.policy} changed weights of its base, which is "
+                "therefore loaded as a second model"
+            )
+        return pair
+    onto = files.base if adapted_base(files.policy) is not None else None
+    if settings.config.method == "base":
+        alone, revision = load_model(files.base, **loading), checkpoint_revision(files.base)
+    else:
+        alone = load_model(files.policy, onto=onto, **loading)
+        revision = checkpoint_revision(files.policy, onto=onto)
+    pair = make_pair(alone, alone, name=files.name)
+    return replace(pair, policy_revision=revision, base_revision=revision)
 
 
-def identity_of(pair: Pair) -> dict[str, Any]:
-    """Return what an answer depends on beside the settings: weights and versions."""
+def identity_of(pair: Pair, settings: Settings) -> dict[str, Any]:
+    """Return what an answer depends on beside the settings: files of all parts, and versions."""
     return {
         "policy_revision": pair.policy_revision,
         "base_revision": pair.base_revision,
+        "processor_revision": processor_revision(settings),
         "versions": library_versions(),
     }
 

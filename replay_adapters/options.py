@@ -19,7 +19,8 @@ from replay_adapters.run_options import AS_TYPED, PREFIX, PairOptions, RunOption
 from replay_core import ReplayConfig, UsageError
 from replay_core.adapter import adapted_base
 from replay_core.config import sentence
-from replay_core.pair import check_configs, load_config
+from replay_core.loading import load_config
+from replay_core.pair import check_configs
 
 EMBEDDED_PAIR = "demo"
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -60,8 +61,9 @@ class Settings:
 
     @property
     def processor_source(self) -> str:
-        """Where the processor is loaded from: a LoRA adapter's folder need not have one."""
-        return self.pair.processor or adapted_base(self.pair.policy) or self.pair.policy
+        """Whose processor is meant: a LoRA adapter's folder need not have one."""
+        answering = self.pair.policy if adapted_base(self.pair.policy) is None else self.pair.base
+        return self.pair.processor or answering
 
     def summary(self) -> dict[str, Any]:
         """Return the settings as they are logged: what they come to, and the preset's name."""
@@ -132,8 +134,9 @@ def check_checkpoints(settings: Settings) -> PretrainedConfig:
     Raises:
         UsageError: a checkpoint is missing, the two are no pair, or a layer does not exist.
     """
-    answering = settings.pair.base if settings.config.method == "base" else settings.pair.policy
-    config = load_config(answering)
+    files = settings.pair
+    on_the_base = settings.config.method == "base" or adapted_base(files.policy) is not None
+    config = load_config(files.base if on_the_base else files.policy)
     if settings.config.steers:
         base = load_config(settings.pair.base)
         check_configs(config, base, settings.pair.policy, settings.pair.base)

@@ -86,7 +86,7 @@ def check_doors(anatomy: Anatomy) -> None:
         UsageError: the logits differ, or an earlier token sees a later one.
     """
     head, last = anatomy.head, len(anatomy.layers) - 1
-    ids = _plain_ids(anatomy.model).to(head.weight.device)
+    ids = plain_ids(anatomy.model).to(head.weight.device)
     from_head: list[Tensor] = []
     hook = head.register_forward_hook(lambda module, args, output: from_head.append(output))
     try:
@@ -113,7 +113,7 @@ def check_doors(anatomy: Anatomy) -> None:
         )
 
 
-def _plain_ids(model: PreTrainedModel) -> Tensor:
+def plain_ids(model: PreTrainedModel) -> Tensor:
     """Return eight token ids (1, 8), none of them a placeholder."""
     special = {getattr(model.config, f"{modality}_token_id", None) for modality in MODALITIES}
     return torch.tensor([[token for token in range(16) if token not in special][:8]])

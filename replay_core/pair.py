@@ -1,20 +1,26 @@
 """A pair: the RLVR policy that answers, and the base it was trained from."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from replay_core.adapter import adapted_base, adapter_layers, add_adapter, without_adapter
+from replay_core.adapter import (
+    adapted_base,
+    adapter_layers,
+    add_adapter,
+    check_switchable,
+    without_adapter,
+)
 from replay_core.anatomy import Anatomy, anatomy_of, check_doors
 from replay_core.errors import UsageError
-from replay_core.quantisation import Quantization, quantized
+from replay_core.identity import checkpoint_revision, revision_of
+from replay_core.loading import load_config, load_model
+from replay_core.quantisation import Quantization
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ def make_pair(
             has no doors that replay can use, or ``policy`` carries no adapter and there is no base.
     """
     if base is None:
+        check_switchable(policy)
         return _adapted_pair(policy, name)
     check_configs(policy.config, base.config, _named(policy), _named(base))
     ours, theirs = anatomy_of(policy), anatomy_of(base)
@@ -117,52 +124,6 @@ def check_configs(
             )
 
 
-def load_config(checkpoint: str | Path) -> PretrainedConfig:
-    """Return a checkpoint's config; for a LoRA adapter, that of the model it was trained on.
-
-    Raises:
-        UsageError: there is no checkpoint.
-    """
-    try:
-        return AutoConfig.from_pretrained(adapted_base(checkpoint) or str(checkpoint))
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UsageError(
-            f"{checkpoint} is not a checkpoint that transformers can load ({reason}); give a "
-            "folder with a config.json and weights, or the id of a model on the hub"
-        ) from error
-
-
-def load_model(
-    checkpoint: str | Path,
-    *,
-    dtype: torch.dtype | str = "auto",
-    device_map: Any = None,
-    attn_implementation: str | None = None,
-    quantization: Quantization | None = None,
-) -> PreTrainedModel:
-    """Load one checkpoint, in eval mode; a LoRA adapter with the model it was trained on.
-
-    ``quantization`` loads the text decoder's weights with bitsandbytes; head and vision tower stay
-    in ``dtype``.
-
-    Raises:
-        UsageError: there is no checkpoint, no model in it, or no bitsandbytes.
-    """
-    config = load_config(checkpoint)
-    arguments: dict[str, Any] = {"dtype": dtype, "device_map": device_map}
-    if attn_implementation is not None:
-        arguments["attn_implementation"] = attn_implementation
-    if quantization is not None:
-        arguments["quantization_config"] = quantized(quantization, config)
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(str(checkpoint), **arguments)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UsageError(f"{checkpoint} holds no image-text-to-text model ({reason})") from error
-    return model.eval()
-
-
 def load_pair(
     policy: str | Path,
     base: str | Path | None = None,
@@ -177,8 +138,9 @@ def load_pair(
 ) -> Pair:
     """Load a pair from two checkpoints, each once, or from a LoRA adapter and its base.
 
-    ``policy`` may be a folder, or hub id, that peft saved a LoRA adapter to: then one model is
-    loaded, whose adapter is off where the base is asked, and ``base`` may be left out.
+    ``policy`` may be a folder, or hub id, that peft saved a LoRA adapter to, and ``base`` may be
+    left out: then one model is loaded, whose adapter is off where the base is asked, and the base
+    by itself only where the adapter changed weights of the base (see :func:`add_adapter`).
     ``base_layers`` drops the base's decoder layers from that one on: replay never runs them, and
     they take memory. A base loaded so cannot answer by itself. ``base_device_map`` puts the base
     elsewhere, ``base_quantization`` loads its decoder in 8 or 4 bits.
@@ -195,72 +157,39 @@ def load_pair(
                 f"{policy} is a LoRA adapter, which shares its weights with its base: the base can "
                 "have no device or quantisation of its own"
             )
-        return _load_adapted(policy, base or trained_on, how, name)
+        return _load_adapted(policy, base or trained_on, how, base_layers, name)
     if base is None:
         raise UsageError(f"{policy} is no LoRA adapter, so a base must be named")
     check_configs(load_config(policy), load_config(base), str(policy), str(base))
     ours = load_model(policy, **how)
     elsewhere = {} if base_device_map is None else {"device_map": base_device_map}
     theirs = load_model(base, **{**how, **elsewhere}, quantization=base_quantization)
-    pair = make_pair(ours, theirs, name=name)
+    pair = _trimmed(make_pair(ours, theirs, name=name), base_layers)
+    return replace(
+        pair,
+        policy_revision=checkpoint_revision(policy),
+        base_revision=checkpoint_revision(base),
+    )
+
+
+def _load_adapted(
+    policy: str | Path, base: str | Path, how: dict[str, Any], base_layers: int | None, name: str
+) -> Pair:
+    """Load a LoRA adapter onto its base, and the base again where the adapter changed it."""
+    model = load_model(base, **how)
+    name = name or Path(policy).name
+    if add_adapter(model, policy):
+        pair = _adapted_pair(model, name)
+    else:
+        pair = _trimmed(make_pair(model, load_model(base, **how), name=name), base_layers)
+    return replace(pair, policy_revision=checkpoint_revision(policy, onto=base))
+
+
+def _trimmed(pair: Pair, base_layers: int | None) -> Pair:
+    """Return the pair, of whose base the decoder layers from ``base_layers`` on are gone."""
     if base_layers is not None:
         del pair.base.layers[base_layers:]
     return pair
-
-
-def _load_adapted(policy: str | Path, base: str | Path, how: dict[str, Any], name: str) -> Pair:
-    """Load a LoRA adapter onto its base."""
-    model = load_model(base, **how)
-    add_adapter(model, policy)
-    pair = make_pair(model, name=name or Path(policy).name)
-    folder = Path(policy)
-    revision = f"sha256:{folder_digest(folder)}" if folder.is_dir() else ""
-    return replace(pair, policy_revision=f"{pair.base_revision}+{revision or policy}")
-
-
-def revision_of(model: PreTrainedModel) -> str:
-    """Return what identifies a model's weights: the hub's commit, or a hash of its files.
-
-    Empty for a model that was not loaded from anywhere.
-    """
-    commit = getattr(model.config, "_commit_hash", None)
-    folder = Path(model.name_or_path) if model.name_or_path else None
-    if commit:
-        return f"commit:{commit}"
-    return f"sha256:{folder_digest(folder)}" if folder is not None and folder.is_dir() else ""
-
-
-def checkpoint_revision(checkpoint: str | Path) -> str:
-    """Return what identifies a checkpoint's weights, as :func:`revision_of`, without loading it.
-
-    Raises:
-        UsageError: there is no checkpoint.
-    """
-    commit = getattr(load_config(checkpoint), "_commit_hash", None)
-    folder = Path(checkpoint)
-    parts = [f"commit:{commit}"] if commit else []
-    if folder.is_dir():
-        parts.append(f"sha256:{folder_digest(folder)}")
-    return "+".join(parts)
-
-
-def folder_digest(folder: Path) -> str:
-    """Return 16 hexadecimal digits of the content of a checkpoint's configs and weights."""
-    files = sorted(
-        path for path in folder.iterdir() if path.suffix in {".json", ".safetensors", ".jinja"}
-    )
-    state = hashlib.sha256()
-    for path in files:
-        stat = path.stat()
-        state.update(path.name.encode())
-        state.update(_file_digest(path, stat.st_size, stat.st_mtime_ns))
-    return state.hexdigest()[:16]
-
-
-@lru_cache(maxsize=256)
-def _file_digest(path: Path, size: int, mtime_ns: int) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 @contextmanager

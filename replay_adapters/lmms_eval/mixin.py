@@ -19,6 +19,7 @@ from replay_adapters.lmms_eval.journal import Journal
 from replay_adapters.lmms_eval.repeats import in_groups, key_of
 from replay_adapters.lmms_eval.watch import Key, WatchedTasks, brought_back, escaping
 from replay_adapters.options import check_checkpoints, resolve
+from replay_adapters.processors import processor_of
 from replay_adapters.protocol import edited_request
 from replay_core import ReplayRecord, Steered, UsageError
 from replay_core.recent import Recent
@@ -67,13 +68,13 @@ class ReplayMixin:
         self.steered: Any = Steered(self.pair, self.settings.config)
         self.recent = Recent(self.steered)
         self.book = RecordBook()
-        self.identity = identity_of(self.pair)
+        self.identity = identity_of(self.pair, self.settings)
         path = self.settings.journal
         rank = PartialState().process_index
         self.journal = Journal(path, self.fingerprint(), rank) if path else None
         self._batch: list[Key] = []
         with already_loaded(self.pair.policy.model):
-            source = self.settings.processor_source
+            source = processor_of(self.settings).source
             super().__init__(pretrained=source, device=device, device_map=device_map, **rest)  # type: ignore[call-arg]
         self._answering: Any = Answering(self.pair.policy.model, escaping(self._generate))
         self._take_system_prompt()

@@ -12,7 +12,8 @@ from replay_adapters.studies.answering import answer_rows, run_arms
 from replay_adapters.studies.source import Source
 from replay_adapters.studies.written import drift_row, write_drift, write_perturbation
 from replay_core import Pair, ReplayConfig, ReplayResult, Steered, UsageError, make_pair
-from replay_core.pair import load_model
+from replay_core.adapter import adapter_layers
+from replay_core.loading import load_model
 from replay_core.studies import drift, perturbation
 from replay_core.studies.arms import Arm
 from replay_core.studies.output import Row, Rows
@@ -69,7 +70,7 @@ def _nulls(source: Source, null_policy: str | None, seed: int) -> dict[str, Pair
     if null_policy is not None:
         twin = load_model(null_policy, dtype=base.dtype, device_map=str(base.device))
         pairs["sft twin"] = make_pair(twin, base)
-    if not pair.adapted:
+    if not adapter_layers(pair.policy.model):
         noisy = drift.noisy_twin(pair.policy.model, base, seed)
         revision = f"noise of {pair.policy_revision}"
         pairs["weight noise"] = replace(make_pair(noisy, base), policy_revision=revision)

@@ -112,6 +112,7 @@ class Source:
             **summary,
             "policy_revision": self.pair.policy_revision,
             "base_revision": self.pair.base_revision,
+            "processor_revision": self.lm.identity["processor_revision"],
         }
 
     def digests(self, prompts: Prompts) -> list[str]:

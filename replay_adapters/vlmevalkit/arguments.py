@@ -10,10 +10,12 @@ from importlib.metadata import version
 from typing import Any
 
 from replay_adapters.options import Settings, check_checkpoints, resolve
+from replay_adapters.processors import processor_revision
 from replay_adapters.run_options import PREFIX, PairOptions, RunOptions
 from replay_adapters.vlmevalkit import CLASSES, NOT_IN_REPLAY
 from replay_core import ReplayConfig, UsageError
-from replay_core.pair import checkpoint_revision
+from replay_core.adapter import adapted_base
+from replay_core.identity import checkpoint_revision
 
 # What Qwen2VLChat and Qwen3VLChat take; they swallow any other argument without a word.
 _COMMON = (
@@ -205,8 +207,10 @@ def _harness_arguments(
 def _fingerprint(settings: Settings, class_name: str) -> str:
     """Return 16 digits of everything an answer depends on; devices are left out."""
     method, pair = settings.config.method, settings.pair
-    used = [pair.policy] if method == "none" else [pair.policy, pair.base]
-    revisions = [checkpoint_revision(checkpoint) for checkpoint in used]
+    onto = pair.base if adapted_base(pair.policy) is not None else None
+    revisions = [checkpoint_revision(pair.policy, onto=onto), processor_revision(settings)]
+    if method != "none":
+        revisions.append(checkpoint_revision(pair.base))
     summary = settings.resolved()
     arguments = summary["harness_arguments"]
     summary["harness_arguments"] = {k: v for k, v in arguments.items() if k != "device"}

@@ -14,6 +14,7 @@ from vlmeval.vlm import Qwen2VLChat, Qwen3VLChat
 from replay_adapters.answering import Answering, already_loaded, identity_of, load_for_method
 from replay_adapters.options import check_checkpoints
 from replay_adapters.pairs import Protocol
+from replay_adapters.processors import processor_of
 from replay_adapters.protocol import edit_question
 from replay_adapters.vlmevalkit import patches
 from replay_adapters.vlmevalkit.arguments import Planned, plan
@@ -65,8 +66,8 @@ class ReplayMixin:
         self.pair: Any = load_for_method(self.settings, config, loading)
         policy = self.pair.policy.model
         self.steered: Any = Steered(self.pair, self.settings.config)
-        self.identity = identity_of(self.pair)
-        source = self.settings.processor_source
+        self.identity = identity_of(self.pair, self.settings)
+        source = processor_of(self.settings).source
         with already_loaded(policy), patches.gpu_memory_known(type(self)):
             super().__init__(model_path=source, **self.plan.harness)  # type: ignore[call-arg]
         self.processor = _OnDevice(self.processor, policy.device)

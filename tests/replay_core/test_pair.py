@@ -1,18 +1,17 @@
 """What makes two checkpoints a pair, and what refuses them."""
 
-import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from replay_core import UsageError, load_pair, make_pair
-from replay_core.pair import check_configs, folder_digest, frozen, load_model, revision_of
-from tests.replay_core.helpers import Loaded, doubled_logits, from_nowhere, state_of
+from replay_core.identity import folder_digest
+from replay_core.pair import check_configs, frozen
+from tests.replay_core.helpers import Loaded, doubled_logits, state_of
 from tests.support import tiny
 
 
@@ -53,12 +52,6 @@ def test_a_folder_that_is_no_checkpoint_is_refused(one: Loaded, tmp_path: Path) 
     for policy, base in ((tmp_path / "no", one.folders.base), (one.folders.policy, tmp_path)):
         with pytest.raises(UsageError, match="is not a checkpoint that transformers can load"):
             load_pair(policy, base)
-
-
-def test_a_checkpoint_without_weights_is_refused(one: Loaded, tmp_path: Path) -> None:
-    shutil.copy(one.folders.policy / "config.json", tmp_path)
-    with pytest.raises(UsageError, match="holds no image-text-to-text model"):
-        load_model(tmp_path)
 
 
 def test_a_model_whose_lens_would_misread_it_is_no_part_of_a_pair(one: Loaded) -> None:
@@ -118,34 +111,6 @@ def test_base_layers_trims_the_base_only(one: Loaded) -> None:
     weights, whole = pair.base.layers[2].state_dict(), one.pair.base.layers[2].state_dict()
     assert all(torch.equal(weights[name], value) for name, value in whole.items())
     assert pair.base_revision == one.pair.base_revision
-
-
-def test_the_revision_changes_with_one_weight(one: Loaded, tmp_path: Path) -> None:
-    copy = shutil.copytree(one.folders.policy, tmp_path / "copy")
-    before = revision_of(load_model(copy))
-    assert before == one.pair.policy_revision
-    weights = load_file(copy / "model.safetensors")
-    next(value for name, value in weights.items() if name.endswith("bias"))[0] += 1
-    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    assert revision_of(load_model(copy)) != before
-
-
-def test_the_revision_covers_the_configs_and_not_the_readme(one: Loaded, tmp_path: Path) -> None:
-    copy = shutil.copytree(one.folders.policy, tmp_path / "copy")
-    before = folder_digest(copy)
-    (copy / "README.md").write_text("about")
-    assert folder_digest(copy) == before
-    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
-    assert folder_digest(copy) != before
-
-
-def test_the_revision_prefers_the_hubs_commit(one: Loaded, monkeypatch: Any) -> None:
-    monkeypatch.setattr(one.policy.config, "_commit_hash", "abc", raising=False)
-    assert revision_of(one.policy) == "commit:abc"
-
-
-def test_a_model_from_nowhere_has_no_revision(one: Loaded) -> None:
-    assert revision_of(from_nowhere(one)) == ""
 
 
 def test_frozen_gives_back_mixed_states_also_after_an_exception(one: Loaded) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from replay_core import Steered, UsageError, load_pair, make_pair, quantisation
-from replay_core.pair import load_model
+from replay_core.loading import load_model
 from tests.replay_core.helpers import Loaded, gap, outcomes, stable
 from tests.support import tiny
 

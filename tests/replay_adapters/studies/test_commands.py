@@ -39,6 +39,7 @@ def written(folder: Path, study: str) -> dict:
     assert (folder / f"{study}.png").stat().st_size > 5000
     content = json.loads((folder / f"{study}.json").read_text())
     assert content["settings"]["policy_revision"].startswith("sha256:")
+    assert content["settings"]["processor_revision"] == content["settings"]["policy_revision"]
     assert len(content["configuration_hash"]) == 12
     assert set(content["versions"]) >= {"activation-replay", "torch", "transformers"}
     with (folder / f"{study}.csv").open() as file:

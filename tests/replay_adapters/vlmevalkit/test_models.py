@@ -1,6 +1,8 @@
 """The classes in this process: arguments, what they decode, and both harnesses side by side."""
 
 import inspect
+import json
+import shutil
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from replay_adapters.vlmevalkit import CLASSES
 from replay_adapters.vlmevalkit.arguments import CLASS_ARGUMENTS
 from replay_adapters.vlmevalkit.demo import demo_documents
 from replay_core import Steered
-from tests.replay_adapters.vlmevalkit.conftest import REPLAY
+from tests.replay_adapters.vlmevalkit.conftest import REPLAY, SMALL
 from tests.support import tiny
 
 
@@ -191,3 +193,32 @@ def test_both_harnesses_make_the_same_x_and_the_same_answers(harness, tmp_path, 
         scale = first.delta.norm().item()
         assert torch.allclose(first.delta, second.delta, atol=1e-5 * max(scale, 1e-6), rtol=1e-4)
     assert max(result.delta.norm() for result in watch.used) > 0
+
+
+@pytest.mark.parametrize("state", ["unreleased", "absent"])
+def test_a_policy_without_a_usable_processor_answers_with_its_bases(
+    harness, tiny_pairs, tmp_path, message, monkeypatch, state
+):
+    import vlmeval.vlm
+
+    pair = tiny_pairs["qwen2_5_vl"]
+    policy = shutil.copytree(pair.policy, tmp_path / "policy")
+    file = policy / "processor_config.json"
+    content = json.loads(file.read_text())
+    file.unlink()
+    if state == "unreleased":
+        named = {**content["image_processor"], "image_processor_type": "Qwen2_5_VLImageProcessor"}
+        (policy / "preprocessor_config.json").write_text(json.dumps(named))
+    else:
+        (policy / "tokenizer.json").unlink()
+    watch = Watch(monkeypatch)
+    given = {**SMALL, **REPLAY, "replay_base": str(pair.base)}
+    answers = [
+        vlmeval.vlm.Qwen2VLChatReplay(model_path=str(folder), **given).generate(
+            message, dataset="x"
+        )
+        for folder in (pair.policy, policy)
+    ]
+    assert answers[0] == answers[1]
+    assert torch.equal(watch.prompts[0], watch.prompts[1])
+    assert torch.equal(watch.used[0].delta, watch.used[1].delta)
