@@ -1,7 +1,9 @@
 """Loading one checkpoint, or refusing one whose weights are not those of its config."""
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +70,11 @@ def load_model(
 def _load_whole(checkpoint: str | Path, arguments: dict[str, Any]) -> PreTrainedModel:
     _refuse_two_in_one(Path(checkpoint))
     try:
-        # Sizes that do not match are in the report, and refused with the rest of it.
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            str(checkpoint), output_loading_info=True, ignore_mismatched_sizes=True, **arguments
-        )
+        with _report_unprinted():
+            # Sizes that do not match are in the report, and refused with the rest of it.
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                str(checkpoint), output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+            )
     except UNREADABLE as error:
         damage = damage_of(Path(checkpoint))
         if damage is not None:
@@ -83,6 +86,21 @@ def _load_whole(checkpoint: str | Path, arguments: dict[str, Any]) -> PreTrained
     model: PreTrainedModel = loaded[0]
     _check_report(checkpoint, loaded[1])
     return model.eval()
+
+
+@contextmanager
+def _report_unprinted() -> Iterator[None]:
+    """Keep transformers from printing its loading report, of which we give one sentence."""
+
+    def lets_pass(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(lets_pass)
+    try:
+        yield
+    finally:
+        logger.removeFilter(lets_pass)
 
 
 def _check_report(checkpoint: str | Path, report: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """A checkpoint is loaded whole, or refused in one sentence; no model runs on weights made up."""
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,23 @@ def test_weights_that_are_not_those_of_the_config_are_one_sentence(
         assert "\n" not in text
         assert all(part in text for part in told), text
         assert text.count(".weight") + text.count(".bias") <= 3
+
+
+def test_the_report_is_not_printed_beside_the_sentence(
+    saved: Callable[..., Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger("transformers")
+    monkeypatch.setattr(root, "propagate", True)
+    monkeypatch.setattr(root, "level", logging.WARNING)
+    folder = saved(without("visual."))
+    AutoModelForImageTextToText.from_pretrained(folder)
+    assert "LOAD REPORT" in caplog.text
+    caplog.clear()
+    with pytest.raises(UsageError):
+        load_model(folder)
+    assert caplog.text == ""
+    AutoModelForImageTextToText.from_pretrained(folder)
+    assert "LOAD REPORT" in caplog.text  # as found
 
 
 def test_a_config_of_fewer_layers_than_were_saved_is_refused(saved: Callable[..., Path]) -> None:
