@@ -7,13 +7,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
 from replay_adapters.studies.answering import answer_rows, run_arms, scores
 from replay_adapters.studies.questions import Questions
 from replay_adapters.studies.source import MODEL, Source
-from replay_core import ReplayConfig, Steered, UsageError
+from replay_adapters.studies.thresholds import dynamic_layers, found_on
+from replay_core import ReplayConfig, UsageError
 from replay_core.studies import grid, passk
 from replay_core.studies.arms import Arm, judge, rows_of
 from replay_core.studies.controls import affordable_votes, control_arms
@@ -162,13 +160,15 @@ def run_grid(
 ) -> Findings:
     """Answer at every γ and α, and with fixed thresholds found on ``held_out`` other documents.
 
-    The held-out documents are those behind the first ``n`` ones; where a task has none left, there
-    are no arms with fixed thresholds, and the findings say so.
+    These are the thresholds that ``activation-replay thresholds`` finds there. The held-out
+    documents are those behind the first ``n`` ones; where a task has none left, there are no arms
+    with fixed thresholds, and the findings say so.
     """
     documents = source.questions.documents(n)
     config = source.settings.config
     alphas = grid.step_sizes(config) if alphas is None else sorted(alphas)
-    thresholds = _thresholds(source, documents, gammas, held_out)
+    others = _behind(source, documents, held_out)
+    thresholds = _thresholds(source, others, gammas)
     arms = grid.grid_arms(config, gammas, alphas, thresholds)
     rows = run_arms(
         source, arms, documents, answer_rows(folder, source, metric), metric=metric, label="grid"
@@ -185,7 +185,11 @@ def run_grid(
         "cells": cells,
         "curves": curves,
         "thresholds": thresholds,
-        "fixed_thresholds_from": f"{held_out} held-out documents" if thresholds else "none left",
+        "fixed_thresholds_from": (
+            f"the mean of γ·max entropy over {len(others)} held-out documents"
+            if others
+            else "none left"
+        ),
         "own_step_size": config.step_size,
         "own_threshold": config.threshold,
     }
@@ -203,23 +207,25 @@ def run_grid(
     return findings
 
 
-def _thresholds(
-    source: Source, documents: Sequence[int], gammas: Sequence[float], held_out: int
-) -> dict[float, dict[int, float]]:
+def _behind(source: Source, documents: Sequence[int], held_out: int) -> list[int]:
+    """Return up to ``held_out`` documents behind the given ones; [] where there are no more."""
     if held_out <= 0:
-        return {}
+        return []
     try:
-        others = source.questions.documents(held_out, offset=max(documents) + 1)
+        return source.questions.documents(held_out, offset=max(documents) + 1)
     except UsageError:
+        return []
+
+
+def _thresholds(
+    source: Source, documents: Sequence[int], gammas: Sequence[float]
+) -> dict[float, dict[int, float]]:
+    """Return γ → layer → nats, found on held-out documents; nothing where there are none."""
+    if not documents:
         return {}
-    plain = {**source.settings.config.model_dump(), "method": "replay", "thresholds": "dynamic"}
-    steered = Steered(source.pair, ReplayConfig(**plain))
-    entropies: dict[int, list[Any]] = defaultdict(list)
-    for document in tqdm(others, desc="held-out entropies", unit="prompt"):
-        for prompts in source.prompts([document]):
-            for layer, values in steered.targets(prompts.inputs).entropies.items():
-                entropies[layer].append(values.float().cpu().numpy().astype(np.float64))
-    return {gamma: grid.fixed_thresholds(entropies, gamma) for gamma in gammas}
+    layers = dynamic_layers(source)
+    found = found_on(source, documents, gammas)
+    return {gamma: its.by_layer(layers) for gamma, its in zip(gammas, found, strict=True)}
 
 
 def passk_arms(config: ReplayConfig) -> list[Arm]:

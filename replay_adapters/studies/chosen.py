@@ -13,7 +13,8 @@ from replay_core.studies.grid import masked
 def best_of(grid: Findings) -> str:
     """Return the grid's cell with the largest gain; in a tie the one nearest the pair's preset.
 
-    Cells with fixed thresholds do not take part: their thresholds are of the grid's own documents.
+    Cells with fixed thresholds do not take part: their thresholds are of other documents of
+    the development split, and hold for no other one.
     """
     gamma, alpha = grid["own_threshold"], grid["own_step_size"]
     cells = {name: cell for name, cell in grid["cells"].items() if not name.startswith("fixed")}

@@ -226,7 +226,11 @@ def grid(
         str, typer.Option(help="Values of α; the published and the pair's own scale without.")
     ] = "",
     held_out: Annotated[
-        int, typer.Option(min=0, help="Documents behind the first n for fixed thresholds.")
+        int,
+        typer.Option(
+            min=0,
+            help="Documents behind the first n that give the fixed thresholds (their mean γ·max).",
+        ),
     ] = 50,
     model_args: Args = "",
     batch_size: Batch = 8,
@@ -390,12 +394,18 @@ def thresholds(
     device: Device = None,
     include_path: Include = None,
 ) -> None:
-    """Which fixed entropies stand for γ? For replay_thresholds=FILE, from prompts held out."""
+    """Which fixed entropies stand for γ? The mean of γ·max entropy over held-out prompts, by layer.
+
+    The file is for replay_thresholds=FILE.
+    """
     from replay_adapters.studies.thresholds import run_thresholds
 
     source = _source(pair, model_args, task, batch_size, model, device, include_path)
     found = run_thresholds(source, output, n, offset)
-    typer.echo(f"\nFixed thresholds of {source.pair.name} on {task}, n = {found.samples}")
+    typer.echo(
+        f"\nFixed thresholds of {source.pair.name} on {task}: the mean of γ·max entropy, "
+        f"n = {found.samples}"
+    )
     for nats, dynamic, fixed in zip(
         found.nats, found.dynamic_share, found.fixed_share, strict=True
     ):

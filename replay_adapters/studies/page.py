@@ -226,7 +226,7 @@ def _pair(pair: str, found: Mapping[str, Found], folder: Path) -> list[str]:
         + figure("intervention", "injection arms against none"),
         "### Grid (Table 5's form, on the development split)\n\n"
         + command("grid", "replay_demo_dev")
-        + f"; fixed thresholds from {grid['findings']['fixed_thresholds_from']}.\n\n"
+        + f"; fixed thresholds: {grid['findings']['fixed_thresholds_from']}.\n\n"
         + figure("grid", "points gained by γ and α, and loss curves")
         + "\n\n"
         + _fixed_table(grid),

@@ -1,9 +1,9 @@
 """Fixed thresholds per layer from a task's own prompts, for ``replay_thresholds=FILE``."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from replay_adapters.studies.source import Source
@@ -23,21 +23,9 @@ def run_thresholds(source: Source, folder: Path, n: int | None, offset: int) -> 
     Raises:
         UsageError: none of the documents has a candidate.
     """
-    config = source.settings.config
-    depth = source.pair.policy.model.config.get_text_config().num_hidden_layers
-    layers = config.model_copy(update={"thresholds": "dynamic"}).layer_indices(depth)
+    config, layers = source.settings.config, dynamic_layers(source)
     documents = source.questions.documents(n, offset)
-    entropies = []
-    with tqdm(total=len(documents), desc="thresholds", unit="prompt") as bar:
-        for chunk in source.chunks(documents):
-            for prompts in source.prompts(chunk):
-                readings = drift.read(source.pair, prompts.inputs, layers)
-                entropies += [candidates(reading, config.positions) for reading in readings]
-            bar.update(len(chunk))
-    try:
-        found = find(entropies, config.threshold)
-    except ValueError as error:
-        raise UsageError(f"task {source.name}: {error}") from error
+    (found,) = found_on(source, documents, [config.threshold])
     table = [
         {
             "layer": layer,
@@ -48,7 +36,7 @@ def run_thresholds(source: Source, folder: Path, n: int | None, offset: int) -> 
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / "thresholds.csv", table)
     content = {
-        "thresholds": dict(zip(layers, np.round(found.nats, 6).tolist(), strict=True)),
+        "thresholds": found.by_layer(layers),
         "gamma": config.threshold,
         "positions": config.positions,
         "settings": source.identity(),
@@ -59,3 +47,32 @@ def run_thresholds(source: Source, folder: Path, n: int | None, offset: int) -> 
     }
     write_json(folder / "thresholds.json", content)
     return found
+
+
+def dynamic_layers(source: Source) -> tuple[int, ...]:
+    """Return the layers that the source's options name, whatever thresholds they name as well."""
+    depth = source.pair.policy.model.config.get_text_config().num_hidden_layers
+    plain = source.settings.config.model_copy(update={"thresholds": "dynamic"})
+    return plain.layer_indices(depth)
+
+
+def found_on(
+    source: Source, documents: Sequence[int], gammas: Sequence[float]
+) -> list[FixedThresholds]:
+    """Return the fixed thresholds that stand for each γ, found on these documents.
+
+    Raises:
+        UsageError: none of the documents has a candidate.
+    """
+    layers, positions = dynamic_layers(source), source.settings.config.positions
+    entropies = []
+    with tqdm(total=len(documents), desc="thresholds", unit="prompt") as bar:
+        for chunk in source.chunks(documents):
+            for prompts in source.prompts(chunk):
+                readings = drift.read(source.pair, prompts.inputs, layers)
+                entropies += [candidates(reading, positions) for reading in readings]
+            bar.update(len(chunk))
+    try:
+        return [find(entropies, gamma) for gamma in gammas]
+    except ValueError as error:
+        raise UsageError(f"task {source.name}: {error}") from error

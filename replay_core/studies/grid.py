@@ -6,7 +6,6 @@ import numpy as np
 
 from replay_core.config import ReplayConfig
 from replay_core.studies.arms import Arm
-from replay_core.studies.resampling import Floats
 
 GAMMAS = (0.2, 0.4, 0.7)
 ALPHAS = (10.0, 20.0, 40.0)
@@ -36,7 +35,8 @@ def grid_arms(
 ) -> list[Arm]:
     """Return ``none``, one arm per γ and α, and one per γ with fixed thresholds at the pair's α.
 
-    ``thresholds``: γ → layer → entropy in nats, from :func:`fixed_thresholds` on held-out items.
+    ``thresholds``: γ → layer → entropy in nats, by
+    :func:`replay_core.studies.thresholds.find` on held-out samples.
     """
     plain = {**masked(config).model_dump(), "thresholds": "dynamic"}
     arms = [Arm("none", ReplayConfig(**{**plain, "method": "none"}))]
@@ -54,21 +54,6 @@ def grid_arms(
             name = f"fixed as γ={gamma:g} α={config.step_size:g}"
             arms.append(Arm(name, ReplayConfig(**changed)))
     return arms
-
-
-def fixed_thresholds(entropies: Mapping[int, Sequence[Floats]], gamma: float) -> dict[int, float]:
-    """Return layer → the entropy in nats below which as large a share lies as under γ·max.
-
-    ``entropies``: layer → one array of candidate entropies per held-out item. The dynamic mask's
-    share is averaged over items; the threshold is that quantile of all candidates together. A
-    threshold is positive, as a fixed one must be.
-    """
-    chosen = {}
-    for layer, items in entropies.items():
-        share = float(np.mean([(e <= gamma * e.max()).mean() for e in items]))
-        quantile = float(np.quantile(np.concatenate(items), share))
-        chosen[layer] = max(quantile, 1e-6)
-    return chosen
 
 
 def mean_curve(curves: Sequence[Sequence[float]], steps: int) -> list[float]:

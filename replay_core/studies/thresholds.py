@@ -1,7 +1,9 @@
 """Fixed entropy thresholds, one per layer, that stand for the dynamic ones of other prompts.
 
 Xing et al. 2025 compare the mask ``e <= γ·max e``, whose threshold follows each sample's largest
-entropy, with thresholds fixed beforehand, and find both comparable.
+entropy, with thresholds fixed beforehand, and find both comparable. The one rule for them here, in
+``activation-replay thresholds`` and in the grid alike, is :func:`find`: the mean, over held-out
+samples, of γ times a sample's largest entropy.
 """
 
 from collections.abc import Sequence
@@ -12,6 +14,8 @@ import numpy as np
 from replay_core.config import Positions
 from replay_core.studies.drift import Reading
 from replay_core.studies.resampling import Floats
+
+SMALLEST = 1e-6  # nats
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,15 @@ class FixedThresholds:
     fixed_share: Floats
     samples: int
 
+    def by_layer(self, layers: Sequence[int]) -> dict[int, float]:
+        """Return layer → nats, as ``ReplayConfig.thresholds`` takes them: every one above 0.
+
+        ``layers`` are those of the arrays. A layer that is certain everywhere has the threshold 0,
+        and so here the smallest one, which selects the same.
+        """
+        positive = np.maximum(self.nats, SMALLEST).tolist()
+        return dict(zip(layers, positive, strict=True))
+
 
 def candidates(reading: Reading, positions: Positions) -> Floats:
     """Return the base's entropies (layers, candidates) of one sample."""
@@ -36,7 +49,7 @@ def candidates(reading: Reading, positions: Positions) -> Floats:
 
 
 def find(entropies: Sequence[Floats], gamma: float) -> FixedThresholds:
-    """Return fixed thresholds for samples whose candidates have these entropies.
+    """Return the mean of γ·max entropy over samples whose candidates have these entropies.
 
     ``entropies`` are (layers, candidates) per sample, in nats; ``gamma`` in (0, 1].
 

@@ -136,6 +136,17 @@ def test_grid(folder):
     assert curve[-1] < curve[0]
     gentle = content["findings"]["curves"]["γ=0.4 α=10"]
     assert curve[-1] < gentle[-1]
+    # The fixed thresholds are those of the command of that name, on the same documents.
+    words = ["thresholds", "--task", "replay_demo_dev", "--n", "4", "--offset", "4"]
+    told = ask(*words, "--model-args", f"{own},replay_threshold=0.2", output=folder)
+    found = json.loads((folder / "thresholds.json").read_text())["thresholds"]
+    assert content["findings"]["thresholds"]["0.2"] == found
+    assert "the mean of γ·max entropy, n = 4" in told
+    assert content["findings"]["fixed_thresholds_from"] == (
+        "the mean of γ·max entropy over 4 held-out documents"
+    )
+    doubled = content["findings"]["thresholds"]["0.4"]
+    assert doubled == pytest.approx({layer: 2 * nats for layer, nats in found.items()})
     best = best_of({"cells": cells, "own_step_size": 300.0, "own_threshold": 0.4})
     assert cells[best]["difference"] == max(cells[c]["difference"] for c in cells if c[0] == "γ")
 

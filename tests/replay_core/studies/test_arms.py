@@ -7,7 +7,7 @@ from statsmodels.stats.multitest import multipletests
 from replay_core import ReplayConfig
 from replay_core.studies.arms import judge, rows_of
 from replay_core.studies.controls import control_arms
-from replay_core.studies.grid import fixed_thresholds, grid_arms, mean_curve, step_sizes
+from replay_core.studies.grid import grid_arms, mean_curve, step_sizes
 from replay_core.studies.intervention import SELECTS, intervention_arms
 
 PRESET = ReplayConfig(layers=(0, 2, 5), threshold=0.2, step_size=300, steps=7)
@@ -93,15 +93,6 @@ def test_the_grid_holds_the_published_steps_and_the_pairs_own():
     fixed = arms["fixed as γ=0.2 α=300"]
     assert fixed.thresholds == thresholds[0.2]
     assert fixed.step_size == 300
-
-
-def test_fixed_thresholds_select_as_much_as_the_dynamic_mask():
-    rng = np.random.default_rng(0)
-    items = [rng.gamma(2, 0.3, 50) * rng.uniform(0.8, 1.2) for _ in range(40)]
-    (threshold,) = fixed_thresholds({3: items}, 0.4).values()
-    dynamic = np.mean([(e <= 0.4 * e.max()).mean() for e in items])
-    assert np.mean([(e <= threshold).mean() for e in items]) == pytest.approx(dynamic, abs=0.01)
-    assert fixed_thresholds({0: [np.zeros(4)]}, 0.4)[0] > 0
 
 
 def test_a_sample_that_left_the_loop_keeps_its_last_loss():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from replay_core import ReplayConfig
 from replay_core.studies.drift import Reading
 from replay_core.studies.thresholds import candidates, find
 
@@ -24,6 +25,19 @@ def test_samples_that_are_alike_select_what_the_dynamic_mask_selects() -> None:
     found = find([values] * 4, 0.4)
     assert found.fixed_share == pytest.approx(found.dynamic_share)
     assert found.deviation == pytest.approx([0, 0, 0])
+
+
+def test_thresholds_are_handed_on_by_layer_and_above_zero() -> None:
+    found = find([np.array([[1.0, 3.0], [0.0, 0.0]]), np.array([[5.0], [0.0]])], 0.4)
+    by_layer = found.by_layer((2, 7))
+    assert by_layer == {2: pytest.approx(0.4 * (3 + 5) / 2), 7: 1e-6}
+    assert ReplayConfig(thresholds=by_layer).fixed_thresholds == by_layer
+
+
+def test_the_rule_is_not_the_quantile_of_equal_share() -> None:
+    # The two differ most where entropies bunch up: here 9 of 10 lie at 0.1, and γ·max is 0.4.
+    items = [np.array([[0.1] * 9 + [peak]]) for peak in (0.9, 1.1)]
+    assert find(items, 0.4).nats.tolist() == [pytest.approx(0.4)]
 
 
 def test_nothing_comes_from_nothing() -> None:
