@@ -1,5 +1,6 @@
 """KL divergence from the base's distributions to the policy's, in nats."""
 
+import torch
 from torch import Tensor
 
 
@@ -17,8 +18,12 @@ def kl(base_log_probs: Tensor, policy_log_probs: Tensor) -> Tensor:
 def masked_mean(values: Tensor, owner: Tensor, samples: int) -> Tensor:
     """Return the mean of ``values`` (n,) per sample, (samples,); 0 for a sample without values.
 
-    ``owner`` (n,) says which sample each value belongs to.
+    ``owner`` (n,) says which sample each value belongs to. The mean has the dtype of ``values``,
+    but is counted and summed in float32 at least, as torch's own mean is: 256 + 1 is 256 in
+    bfloat16, and 2048 + 1 is 2048 in float16.
     """
-    total = values.new_zeros(samples).index_add(0, owner, values)
-    count = values.new_zeros(samples).index_add(0, owner, values.new_ones(len(values)))
-    return total / count.clamp(min=1)
+    wide = torch.promote_types(values.dtype, torch.float32)
+    empty = torch.zeros(samples, dtype=wide, device=values.device)
+    total = empty.index_add(0, owner, values.to(wide))
+    count = torch.bincount(owner, minlength=samples)
+    return (total / count.clamp(min=1)).to(values.dtype)

@@ -196,14 +196,15 @@ def _described(
     }
     fractions: list[list[tuple[int, float]]] = [[] for _ in range(samples)]
     for layer, index in chosen.items():
-        selected = torch.zeros(len(candidates.row), device=home)
+        selected = torch.zeros(len(candidates.row), dtype=torch.float32, device=home)
         selected[index] = 1
         shares = masked_mean(selected, candidates.row, samples).tolist()
         for sample, share in enumerate(shares):
             fractions[sample].append((layer, share))
         theirs, ours = base.states[layer][index], policy.states[layer][index]
         finite = base.entropies[layer].isfinite()
-        parts["finite"].append(masked_mean((~finite).float(), candidates.row, samples) == 0)
+        broken = torch.bincount(candidates.row[~finite], minlength=samples)
+        parts["finite"].append(broken == 0)
         parts["owner"].append(candidates.row[index])
         parts["changed"].append((theirs != ours).float().mean(-1))
         parts["size"].append(ours.float().norm(dim=-1))

@@ -58,8 +58,15 @@ class Lens:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Return the entropy in nats, ``-Σ p log p`` over the last axis, in [0, log(vocabulary)]."""
-    return torch.special.entr(torch.softmax(logits, dim=-1)).sum(-1)
+    """Return the entropy in nats, ``-Σ p log p`` over the last axis, in [0, log(vocabulary)].
+
+    Formed from the log-softmax, as the release forms it: rounded to half precision, other formulas
+    would put other positions below a threshold.
+    """
+    log_probs = torch.log_softmax(logits, dim=-1)
+    # An id that is ruled out adds nothing: 0 times a finite number, not times -inf.
+    finite = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)
+    return -(torch.softmax(logits, dim=-1) * finite).sum(-1)
 
 
 def _device(module: torch.nn.Module) -> torch.device:

@@ -19,7 +19,7 @@ def left_padded(inputs: Inputs) -> dict[str, Tensor]:
         ValueError: an attention mask has holes.
     """
     mask = attention_mask_of(inputs)
-    lengths = mask.sum(1)
+    lengths = mask.bool().sum(1)  # a mask in bfloat16 would count to 256 only
     columns = torch.arange(mask.shape[1], device=mask.device)
     ends = torch.where(mask.bool(), columns, -1).amax(1) + 1
     shift = mask.shape[1] - ends

@@ -110,8 +110,13 @@ class ReplayProblem:
         return arithmetic(self.config, self.features.flat.dtype)
 
     def losses(self, delta: Tensor) -> Tensor:
-        """Return each sample's loss (samples,) in nats, differentiable in ``delta``."""
-        total = torch.zeros(self.candidates.samples, dtype=self.dtype, device=delta.device)
+        """Return each sample's loss (samples,) in nats, differentiable in ``delta``.
+
+        Each layer's mean has the dtype of x; they are summed over layers and divided by N in
+        float32 at least, as the release does, whose sum begins with a float32 zero.
+        """
+        wide = torch.promote_types(self.dtype, torch.float32)
+        total = torch.zeros(self.candidates.samples, dtype=wide, device=delta.device)
         if not self.targets.layers:
             return total
         features = self.features.flat
@@ -161,12 +166,13 @@ def descend(problem: ReplayProblem) -> Descent:
     """
     config, features = problem.config, problem.features.flat
     delta = torch.zeros_like(features, dtype=problem.dtype, requires_grad=True)
-    optimiser = torch.optim.SGD([delta], lr=config.step_size)
+    weight, rest = _weights(problem)
+    optimiser = torch.optim.SGD([delta], lr=config.step_size * rest)
     owner = problem.visual_row
     empty = _without_target(problem)
     alive = torch.tensor([outcome is None for outcome in empty], device=features.device)
     history: list[Tensor] = []
-    best, best_loss = delta.detach().clone(), torch.full_like(alive, torch.inf, dtype=problem.dtype)
+    best, best_loss = delta.detach().clone(), torch.full_like(alive, torch.inf, dtype=torch.float32)
     for step in range(config.steps + 1):
         with torch.set_grad_enabled(step < config.steps):
             losses = problem.losses(delta)
@@ -180,13 +186,11 @@ def descend(problem: ReplayProblem) -> Descent:
         if step == config.steps or not alive.any():
             break
         optimiser.zero_grad()
-        losses[alive].sum().backward()
+        (weight * losses)[alive].sum().backward()
         assert delta.grad is not None
-        finite = masked_mean((~delta.grad.isfinite()).any(-1).to(losses), owner, len(alive)) == 0
-        alive = alive & finite
+        broken = (~delta.grad.isfinite()).any(-1)
+        alive = alive & (torch.bincount(owner[broken], minlength=len(alive)) == 0)
         delta.grad[~alive[owner]] = 0
-        if config.step_scaling == "tokens":
-            delta.grad *= problem.candidates.visual[owner, None].to(delta.grad) ** 2
         optimiser.step()
     kept = best if config.keep == "best" else delta.detach()
     curves = torch.stack(history, dim=1).float()
@@ -199,6 +203,20 @@ def descend(problem: ReplayProblem) -> Descent:
     ]
     keep = torch.tensor(steered, device=kept.device)[owner, None]
     return Descent(torch.where(keep, kept, 0), curves, after, tuple(outcomes))
+
+
+def _weights(problem: ReplayProblem) -> tuple[Tensor, float]:
+    """Return what the losses (samples,) are multiplied by before the gradient, and α after it.
+
+    A gradient of about 1/(N·|M|) lies below what float16 can hold, and N² above it. So the loss
+    bears the N² where steps are scaled by tokens, and else a power of two near the batch's largest
+    N, which α is divided by: it changes no digit of a gradient that can be held.
+    """
+    visual = problem.candidates.visual
+    if problem.config.step_scaling == "tokens":
+        return visual**2, 1.0
+    scale = 2.0 ** int(visual.max()).bit_length()
+    return torch.full_like(visual, scale, dtype=torch.float32), 1 / scale
 
 
 def _without_target(problem: ReplayProblem) -> list[Outcome | None]:

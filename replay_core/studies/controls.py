@@ -64,9 +64,10 @@ def random_like(result: ReplayResult, generator: torch.Generator) -> ReplayResul
     """Return ``result`` with x replaced by Gaussian noise of the same norm at every token."""
     if result.delta is None:
         return result
-    noise = torch.randn(result.delta.shape, generator=generator).to(result.delta)
-    norms = result.delta.norm(dim=-1, keepdim=True)
-    return replace(result, delta=noise / noise.norm(dim=-1, keepdim=True) * norms)
+    delta = result.delta.float()
+    noise = torch.randn(delta.shape, generator=generator, dtype=torch.float32).to(delta)
+    unit = noise / noise.norm(dim=-1, keepdim=True)
+    return replace(result, delta=(unit * delta.norm(dim=-1, keepdim=True)).to(result.delta))
 
 
 def joined_pictures(batches: Sequence[Inputs]) -> dict[str, Tensor]:

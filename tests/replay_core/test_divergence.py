@@ -84,3 +84,30 @@ def test_masked_mean_is_the_mean_of_each_sample(pairs: list[tuple[int, float]]) 
     for sample, mean in enumerate(masked_mean(values, owner, 4).tolist()):
         mine = [value for who, value in pairs if who == sample]
         assert mean == pytest.approx(sum(mine) / len(mine) if mine else 0)
+
+
+@pytest.mark.parametrize("n", [300, 700, 3000])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_a_mean_of_many_half_precision_values_is_that_of_float64(
+    dtype: torch.dtype, n: int
+) -> None:
+    generator = torch.Generator().manual_seed(n)
+    values = (1 + torch.rand(n + 7, generator=generator)).to(dtype).requires_grad_(True)
+    owner = torch.tensor([1] * n + [0] * 7)[torch.randperm(n + 7, generator=generator)]
+    means = masked_mean(values, owner, 3)
+    assert means.dtype == dtype
+    eps = torch.finfo(dtype).eps
+    for sample in (0, 1):
+        mine = values[owner == sample].detach().double()
+        assert means[sample].item() == pytest.approx(mine.mean().item(), rel=eps)
+    (gradient,) = torch.autograd.grad(means[1], values)
+    assert gradient.dtype == dtype
+    expected = (owner == 1).double() / n
+    torch.testing.assert_close(gradient.double(), expected, rtol=eps, atol=0)
+
+
+def test_a_mean_in_float64_stays_there() -> None:
+    values = torch.tensor([1.0, 1.0 + 1e-12], dtype=torch.float64)
+    mean = masked_mean(values, torch.zeros(2, dtype=torch.long), 1)[0]
+    assert mean.dtype == torch.float64
+    assert mean.item() == 1 + 5e-13

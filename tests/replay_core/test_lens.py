@@ -93,3 +93,10 @@ def test_entropy_of_equal_logits_is_the_log_of_their_number() -> None:
 
 def test_entropy_of_certainty_is_zero() -> None:
     assert entropy(torch.tensor([0.0, -torch.inf, -torch.inf])) == 0
+
+
+def test_an_id_that_is_ruled_out_adds_nothing_and_one_that_is_no_number_shows() -> None:
+    logits = torch.tensor([[0.0, 0.0, -torch.inf], [0.0, torch.nan, 1.0]])
+    even, broken = entropy(logits)
+    assert float(even) == pytest.approx(math.log(2))
+    assert broken.isnan()

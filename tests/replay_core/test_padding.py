@@ -52,3 +52,12 @@ def test_a_mask_with_holes_is_refused(mask: list[list[int]]) -> None:
     inputs = {"input_ids": torch.ones(len(mask), 4, dtype=torch.long)}
     with pytest.raises(ValueError, match="the attention mask has holes"):
         left_padded({**inputs, "attention_mask": torch.tensor(mask)})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_mask_in_half_precision_counts_every_token(dtype: torch.dtype) -> None:
+    # 2,997 is neither in bfloat16 nor in float16.
+    mask = torch.ones(2, 2997, dtype=dtype)
+    mask[0, :501] = 0
+    ids = torch.arange(2997).expand(2, -1)
+    assert torch.equal(left_padded({"input_ids": ids, "attention_mask": mask})["input_ids"], ids)

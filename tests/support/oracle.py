@@ -188,7 +188,9 @@ def oracle_loss(
         policy(**inputs, use_cache=False)
     lens = _lens(policy, _arithmetic(policy, boundary))
 
-    loss = 0.0 * delta.sum()  # a graph even where every mask is empty
+    # A graph even where every mask is empty. In float32 as the release sums: its layers are added
+    # to a float32 zero, and only their means are in the dtype of the model.
+    loss = 0.0 * delta.sum().float()
     for layer, mask in targets.masks.items():
         if not mask.any():
             continue

@@ -36,6 +36,14 @@ def test_random_x_has_the_norms_of_x_and_another_direction(loaded):
     assert not torch.allclose(before, after)
 
 
+def test_random_x_in_half_precision_has_the_norms_of_x_too(one16):
+    result = run(one16, one16.batch("mixed"), stable("reference", steps=2))
+    other = random_like(result, torch.Generator().manual_seed(0)).delta
+    assert other.dtype == torch.bfloat16
+    norms, wanted = other.double().norm(dim=-1), result.delta.double().norm(dim=-1)
+    torch.testing.assert_close(norms, wanted, rtol=1e-3, atol=0)
+
+
 def test_pictures_of_the_same_grid_are_lent_as_they_are(loaded):
     ours = tiny.make_inputs(
         loaded.processor, images=[[p] for p in tiny.pictures(0)[:2]], questions=["One?", "Two?"]
