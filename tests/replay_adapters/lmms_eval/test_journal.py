@@ -72,7 +72,7 @@ def test_a_torn_line_is_left_out_and_written_over(tmp_path):
     journal = Journal(path, "f")
     assert journal.find(key, INPUTS["input_ids"]) is not None
     journal.keep("other", torch.tensor([[1]]), [RECORD])
-    assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == [key, "other"]
+    assert [json.loads(line)["key"] for line in path.open()] == [key, "other"]
 
 
 def test_processes_have_files_of_their_own(tmp_path):
@@ -93,7 +93,7 @@ def test_a_killed_run_is_finished_from_its_journal(lmms_eval_command, lmms_eval,
     journal = command.folder / "answers"
 
     def lines() -> list[str]:
-        return journal.read_text().splitlines() if journal.is_file() else []
+        return journal.read_text().split("\n")[:-1] if journal.is_file() else []
 
     assert command.run_until(lambda: len(lines()) >= 3) == -9
     assert not list(command.folder.rglob("*_results.json"))
