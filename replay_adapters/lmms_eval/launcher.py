@@ -40,13 +40,15 @@ def main() -> None:
 def _check_early(argv: list[str]) -> None:
     """Check our options, pair and checkpoints before the harness and any weights are loaded."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--model", "--model_args", "--tasks"):
+    for name in ("--model", "--model_args", "--tasks", "--gen_kwargs"):
         parser.add_argument(name, default="")
+    parser.add_argument("--batch_size", "-b", default="1")
     asked, _ = parser.parse_known_args(argv)
     if asked.model not in MODEL_NAMES:
         return
     from lmms_eval.utils import simple_parse_args_string
 
+    from replay_adapters.lmms_eval.arguments import check_arguments
     from replay_adapters.options import check_checkpoints, resolve
     from replay_core import UsageError
 
@@ -56,6 +58,7 @@ def _check_early(argv: list[str]) -> None:
         raise UsageError(
             f"--model_args {asked.model_args} is not a list of name=value pairs with commas between"
         ) from error
+    check_arguments(asked.model, asked.batch_size, asked.gen_kwargs)
     settings = resolve(arguments)
     settings.check_tasks(task for task in asked.tasks.split(",") if task)
     check_checkpoints(settings)
@@ -66,12 +69,14 @@ def _noting(evaluate: Any, failures: list[str]) -> Any:
 
     @functools.wraps(evaluate)
     def noting(args: Any) -> Any:
+        from replay_adapters.lmms_eval.arguments import check_arguments
         from replay_core import UsageError
 
         started = time.time()
         if args.tasks is None:
             refuse(PROGRAM, "--tasks is missing; `lmms_eval --tasks list` shows what there is")
         try:
+            check_arguments(args.model, args.batch_size, args.gen_kwargs)  # also of a --config file
             outcome = evaluate(args)
         except UsageError as error:
             refuse(PROGRAM, error)

@@ -143,11 +143,18 @@ def write_records() -> None:
     def wrap_evaluate(original: Any) -> Any:
         @functools.wraps(original)
         def evaluate(*, lm: Any, cli_args: Any = None, **options: Any) -> Any:
+            from replay_adapters.lmms_eval.arguments import parse_generation
+            from replay_adapters.lmms_eval.scoring import scoring_threads
+
             global _current
             _current = lm if hasattr(lm, "book") else None
             if _current is None:
                 return original(lm=lm, cli_args=cli_args, **options)
-            _current.command_line_generation = _generation_keys(cli_args)
+            _current.command_line_generation = parse_generation(
+                getattr(cli_args, "gen_kwargs", None)
+            )
+            asked = options.get("process_docs_parallel", 1)
+            options["process_docs_parallel"] = scoring_threads(int(asked))
             try:
                 results = original(lm=lm, cli_args=cli_args, **options)
                 summary = _current.summary()
@@ -161,14 +168,6 @@ def write_records() -> None:
 
     _once(evaluator, "_process_document_results", wrap_document)
     _once(evaluator, "evaluate", wrap_evaluate)
-
-
-def _generation_keys(cli_args: Any) -> frozenset[str]:
-    """Return the names of the generation settings that stand on the command line."""
-    from lmms_eval.utils import simple_parse_args_string
-
-    text = getattr(cli_args, "gen_kwargs", None)
-    return frozenset(simple_parse_args_string(text)) if text else frozenset()
 
 
 def _once(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
