@@ -27,6 +27,7 @@ def install(model: "ReplayMixin") -> None:
     _current = model
     read_parent_prompts()
     separate_cached_answers()
+    cache_lasting_answers()
     write_records()
 
 
@@ -118,6 +119,37 @@ def separate_cached_answers() -> None:
         return create
 
     _once(ResponseCache, "create", wrap)
+
+
+def cache_lasting_answers() -> None:
+    """Keep answers that depended on the moment, as where memory ran out, out of ``--use_cache``.
+
+    Upstream stores every answer that is not empty, and fills a lost store from its audit log.
+    """
+    from lmms_eval.caching.response_cache import ResponseCache
+
+    def lasts(task: str, document: Any) -> bool:
+        return _current is None or _current.book.lasts(task, document)
+
+    def wrap_store(original: Any) -> Any:
+        @functools.wraps(original)
+        def store(self: Any, key: str, kind: str, task: str, document: Any, *rest: Any) -> None:
+            if lasts(task, document):
+                original(self, key, kind, task, document, *rest)
+
+        return store
+
+    def wrap_log(original: Any) -> Any:
+        @functools.wraps(original)
+        def log(self: Any, kind: str, task: str, document: Any, *rest: Any, **facts: Any) -> None:
+            if not lasts(task, document):
+                facts |= {"cache_key": "", "deterministic": False}
+            original(self, kind, task, document, *rest, **facts)
+
+        return log
+
+    _once(ResponseCache, "_store", wrap_store)
+    _once(ResponseCache, "_log_to_audit", wrap_log)
 
 
 def write_records() -> None:
