@@ -6,8 +6,6 @@ Upstream ends with 0 when an evaluation failed, and has a script ``lmms-eval`` o
 import argparse
 import functools
 import sys
-import time
-from pathlib import Path
 from typing import Any
 
 from replay_adapters.command import check_transformers, refuse
@@ -70,9 +68,9 @@ def _noting(evaluate: Any, failures: list[str]) -> Any:
     @functools.wraps(evaluate)
     def noting(args: Any) -> Any:
         from replay_adapters.lmms_eval.arguments import check_arguments
+        from replay_adapters.lmms_eval.written import incomplete
         from replay_core import UsageError
 
-        started = time.time()
         if args.tasks is None:
             refuse(PROGRAM, "--tasks is missing; `lmms_eval --tasks list` shows what there is")
         try:
@@ -83,8 +81,9 @@ def _noting(evaluate: Any, failures: list[str]) -> Any:
         except Exception as error:
             failures.append(_told(error))
             raise
-        if outcome[0] is not None and args.output_path and not _written(args.output_path, started):
-            failures.append(f"no results file was written below {args.output_path}")
+        results, samples = outcome
+        if results is not None and args.output_path:
+            failures.extend(incomplete(args.output_path, results, samples))
         return outcome
 
     return noting
@@ -95,12 +94,6 @@ def _told(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}"
-
-
-def _written(output_path: str, since: float) -> bool:
-    """Return whether a results file younger than ``since`` stands below the output path."""
-    found = Path(output_path).rglob("*_results.json")
-    return any(path.stat().st_mtime >= since - 1 for path in found)
 
 
 if __name__ == "__main__":
