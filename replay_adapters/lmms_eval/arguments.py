@@ -1,6 +1,6 @@
 """What lmms-eval's own flags may say to a replaying model; and what its classes make of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -10,6 +10,7 @@ from replay_adapters.lmms_eval import MODEL_NAMES
 from replay_core import UsageError
 
 ONE_AT_A_TIME = ("internvl_hf_replay", "llava_hf_replay")
+DEFAULT_SEEDS = (0, 1234, 1234, 1234)
 NUMBERS = ("temperature", "top_p", "top_k", "num_beams", "max_new_tokens")
 
 
@@ -89,6 +90,16 @@ def tell_unread(
     """Warn once of each setting that :func:`unread` finds; the answers are as upstream's."""
     for name, value in unread(given, used, simple=simple).items():
         _warn_unread(parent, name, str(value))
+
+
+def tell_seed(seeds: Sequence[int | None] | None) -> None:
+    """Warn where ``--seed`` is not upstream's default: sampling does not follow it."""
+    if seeds is not None and tuple(seeds) != DEFAULT_SEEDS:
+        told = ",".join(map(str, seeds))
+        logger.warning(
+            f"replay: --seed {told} does not reach sampling, which follows replay_seed, so that "
+            "each answer is its document's and repeat's own"
+        )
 
 
 @cache

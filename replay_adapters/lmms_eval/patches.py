@@ -175,7 +175,7 @@ def write_records() -> None:
     def wrap_evaluate(original: Any) -> Any:
         @functools.wraps(original)
         def evaluate(*, lm: Any, cli_args: Any = None, **options: Any) -> Any:
-            from replay_adapters.lmms_eval.arguments import parse_generation
+            from replay_adapters.lmms_eval.arguments import parse_generation, tell_seed
             from replay_adapters.lmms_eval.scoring import scoring_threads
 
             global _current
@@ -185,6 +185,7 @@ def write_records() -> None:
             _current.command_line_generation = parse_generation(
                 getattr(cli_args, "gen_kwargs", None)
             )
+            tell_seed(getattr(cli_args, "seed", None))
             asked = options.get("process_docs_parallel", 1)
             options["process_docs_parallel"] = scoring_threads(int(asked))
             try:

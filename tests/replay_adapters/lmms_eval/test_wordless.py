@@ -16,7 +16,14 @@ def runs(several_lmms_evals, tiny_pairs, tmp_path_factory):
     )
     stock = ("lmms_eval", "qwen2_5_vl", f"pretrained={pair.policy},device_map=cpu,{PIXELS}")
     none = f"pair={file},{PIXELS},replay_method=none"
-    sampled = ("--limit", "1", "--gen_kwargs", "repetition_penalty=2.5,top_k=1,temperature=1.0")
+    sampled = (
+        "--limit",
+        "1",
+        "--seed",
+        "7",
+        "--gen_kwargs",
+        "repetition_penalty=2.5,top_k=1,temperature=1.0",
+    )
     names = ("wordless", "worded", "ours", "ours worded", "replayed", "ours sampled")
     ended = several_lmms_evals(
         [
@@ -52,3 +59,4 @@ def test_a_setting_that_the_class_drops_is_told_of_once(runs):
     assert output.count("--gen_kwargs repetition_penalty=2.5 changes nothing") == 1
     assert "--gen_kwargs top_k" not in output
     assert "--gen_kwargs temperature" not in output
+    assert output.count("--seed 7,7,7,7 does not reach sampling") == 1  # the other runs have none
