@@ -8,6 +8,7 @@ from typing import Any
 from loguru import logger
 
 from replay_core import Outcome, ReplayRecord
+from replay_core.record import lasting
 
 STEERED = {Outcome.APPLIED.value, Outcome.OFF.value}
 
@@ -27,6 +28,10 @@ class RecordBook:
         return [
             record.model_dump(mode="json") for record in self._records.get((task, document), ())
         ]
+
+    def lasts(self, task: str, document: Any) -> bool:
+        """Return whether a later run may be served a document's answer from a store."""
+        return all(map(lasting, self.of(task, document)))
 
     def all(self) -> list[ReplayRecord]:
         """Return every record."""

@@ -1,9 +1,15 @@
-"""Files of JSON lines that a killed process leaves readable."""
+"""Files of JSON lines that a killed process leaves readable.
+
+Lines end with a line feed and nothing else: U+2028, U+0085 and the like, at which
+``str.splitlines`` breaks too, stand in many an answer.
+"""
 
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+from replay_core import UsageError
 
 Line = dict[str, Any]
 
@@ -19,23 +25,58 @@ class Appending:
         """Append one line, behind the last whole one."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self._whole and self.path.is_file():
-            content = self.path.read_bytes()
-            os.truncate(self.path, content.rfind(b"\n") + 1)  # what a kill left of a line
-        self._whole = True
+            _end_last_line(self.path)
+        self._whole = False  # until this line is: the disk may be full
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._whole = True
 
 
 def read_lines(path: Path) -> list[Line]:
     """Return a file's lines; none where there is no file.
 
-    The last line may have been cut by a kill: it is left out.
+    The last line may have been cut by a kill: what has no line feed behind it is left out, unless
+    it is whole all the same, as in a file that was written by hand.
 
     Raises:
         ValueError: another line is not JSON.
     """
     if not path.is_file():
         return []
-    # Only b"\n" ends a line: JSON leaves U+2028 and U+0085 in its texts as they are.
-    whole = path.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in whole]
+    *whole, last = path.read_bytes().split(b"\n")
+    lines = [json.loads(line) for line in whole if line.strip()]
+    return [*lines, json.loads(last)] if _is_json(last) else lines
+
+
+def finished_lines(path: Path) -> list[Line]:
+    """Return the lines of a file that nobody appends to any more.
+
+    Raises:
+        UsageError: a line is cut or is not JSON, as after a run on a full disk.
+    """
+    content = path.read_bytes()
+    try:
+        return [json.loads(line) for line in content.split(b"\n") if line.strip()]
+    except ValueError as error:
+        raise UsageError(f"{path} is not a whole file of JSON lines ({error})") from error
+
+
+def _end_last_line(path: Path) -> None:
+    """Cut off what a kill left of a line, or end it where only its line feed is missing."""
+    content = path.read_bytes()
+    start = content.rfind(b"\n") + 1
+    if _is_json(content[start:]):
+        with path.open("ab") as file:
+            file.write(b"\n")
+    else:
+        os.truncate(path, start)
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

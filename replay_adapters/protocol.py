@@ -25,7 +25,8 @@ def edit_messages(
 
     The system prompt replaces one that the task has; where the harness's class writes it
     (``writes_system_prompt``), the task's is only left out. The question is the last text of the
-    last user turn. The given messages are not changed.
+    last user turn; where there is none, as with pictures alone, what the pair adds to a question is
+    a text of its own. The given messages are not changed.
     """
     edited = [
         {**m, "content": list(m["content"]) if isinstance(m["content"], list) else m["content"]}
@@ -36,14 +37,28 @@ def edit_messages(
         if not writes_system_prompt:
             system = {"type": "text", "text": protocol.system_prompt}
             edited.insert(0, {"role": "system", "content": [system]})
-    user = [message for message in edited if message["role"] == "user"][-1]
-    if isinstance(user["content"], str):
-        user["content"] = edit_question(user["content"], protocol)
-    else:
-        last = max(i for i, part in enumerate(user["content"]) if part["type"] == "text")
-        part = user["content"][last]
-        user["content"][last] = {**part, "text": edit_question(part["text"], protocol)}
+    users = [message for message in edited if message["role"] == "user"]
+    if users and isinstance(users[-1]["content"], str):
+        users[-1]["content"] = edit_question(users[-1]["content"], protocol)
+        return edited
+    parts = users[-1]["content"] if users else []
+    edit_last_text(parts, protocol, "text")
+    if parts and not users:
+        edited.append({"role": "user", "content": parts})
     return edited
+
+
+def edit_last_text(parts: list[dict[str, Any]], protocol: Protocol, key: str) -> None:
+    """Ask the last text among a turn's parts, which stands under ``key``, in the pair's way.
+
+    Without a text the pair's own words become one behind the others, where it has any.
+    """
+    texts = [index for index, part in enumerate(parts) if part["type"] == "text"]
+    if texts:
+        part = parts[texts[-1]]
+        parts[texts[-1]] = {**part, key: edit_question(part[key], protocol)}
+    elif words := edit_question("", protocol):
+        parts.append({"type": "text", key: words})
 
 
 def edit_generation(

@@ -1,6 +1,6 @@
 """What is known of one sample, in the one schema that every log, study and report uses."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -87,6 +87,16 @@ def answer_fields(
         reason = "length" if cut else "stop"
         fields.append({"new_tokens": length, "finish_reason": reason, "truncated": cut})
     return fields
+
+
+def lasting(record: Mapping[str, Any]) -> bool:
+    """Return whether the same command would end in the same outcome again.
+
+    It need not where memory ran out or where an error is told: both depend on the moment, so that
+    no store of answers may serve them to a later run. ``record`` has a record's fields; one
+    without an outcome, as of a measurement, lasts.
+    """
+    return record.get("outcome") != Outcome.OUT_OF_MEMORY and record.get("error") is None
 
 
 def library_versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from replay_adapters.jsonl import Appending, read_lines
 from replay_core import ReplayRecord, UsageError
 from replay_core.anatomy import Inputs
 from replay_core.recent import content_digest
+from replay_core.record import lasting
 
 
 class Journal:
@@ -23,7 +24,9 @@ class Journal:
 
     A batch is known by the content of its prompts and pixels, its seeds, its generation settings
     and the run's ``fingerprint`` (settings, weights and versions), so that one file may serve
-    several runs and never gives one of them another's answers.
+    several runs and never gives one of them another's answers. A batch with an outcome that
+    depended on the moment, as where memory ran out, is answered again, all of it: its rows were
+    answered together.
     """
 
     def __init__(self, path: Path, fingerprint: str, rank: int = 0) -> None:
@@ -46,13 +49,17 @@ class Journal:
     def find(self, key: str, prompt: Tensor) -> tuple[Tensor, list[ReplayRecord]] | None:
         """Return what ``generate`` returned for ``prompt`` (batch, tokens), and the records."""
         line = self._known.get(key)
-        if line is None:
+        if line is None or not all(map(lasting, line["records"])):
             return None
         answers = torch.tensor(line["answers"], dtype=prompt.dtype, device=prompt.device)
         output = torch.cat([prompt, answers.reshape(len(prompt), -1)], dim=1)
         return output, [ReplayRecord.model_validate(record) for record in line["records"]]
 
     def keep(self, key: str, answers: Tensor, records: Sequence[ReplayRecord]) -> None:
-        """Write one batch's new tokens (batch, t) and records; it is on disk when this returns."""
+        """Write one batch's new tokens (batch, t) and records; they are on disk at the return.
+
+        Nothing is written where an outcome depended on the moment.
+        """
         told = [record.model_dump(mode="json") for record in records]
-        self._file.add({"key": key, "answers": answers.tolist(), "records": told})
+        if all(map(lasting, told)):
+            self._file.add({"key": key, "answers": answers.tolist(), "records": told})

@@ -6,8 +6,6 @@ Upstream ends with 0 when an evaluation failed, and has a script ``lmms-eval`` o
 import argparse
 import functools
 import sys
-import time
-from pathlib import Path
 from typing import Any
 
 from replay_adapters.command import check_transformers, refuse
@@ -45,13 +43,15 @@ def main() -> None:
 def _check_early(argv: list[str]) -> None:
     """Check our options, pair and checkpoints before the harness and any weights are loaded."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--model", "--model_args", "--tasks"):
+    for name in ("--model", "--model_args", "--tasks", "--gen_kwargs"):
         parser.add_argument(name, default="")
+    parser.add_argument("--batch_size", "-b", default="1")
     asked, _ = parser.parse_known_args(argv)
     if asked.model not in MODEL_NAMES:
         return
     from lmms_eval.utils import simple_parse_args_string
 
+    from replay_adapters.lmms_eval.arguments import check_arguments
     from replay_adapters.options import check_checkpoints, resolve
     from replay_core import UsageError
 
@@ -61,6 +61,7 @@ def _check_early(argv: list[str]) -> None:
         raise UsageError(
             f"--model_args {asked.model_args} is not a list of name=value pairs with commas between"
         ) from error
+    check_arguments(asked.model, asked.batch_size, asked.gen_kwargs)
     settings = resolve(arguments)
     settings.check_tasks(task for task in asked.tasks.split(",") if task)
     check_checkpoints(settings)
@@ -71,20 +72,23 @@ def _noting(evaluate: Any, failures: list[str]) -> Any:
 
     @functools.wraps(evaluate)
     def noting(args: Any) -> Any:
+        from replay_adapters.lmms_eval.arguments import check_arguments
+        from replay_adapters.lmms_eval.written import incomplete
         from replay_core import UsageError
 
-        started = time.time()
         if args.tasks is None:
             refuse(PROGRAM, "--tasks is missing; `lmms_eval --tasks list` shows what there is")
         try:
+            check_arguments(args.model, args.batch_size, args.gen_kwargs)  # also of a --config file
             outcome = evaluate(args)
         except UsageError as error:
             refuse(PROGRAM, error)
         except Exception as error:
             failures.append(_told(error))
             raise
-        if outcome[0] is not None and args.output_path and not _written(args.output_path, started):
-            failures.append(f"no results file was written below {args.output_path}")
+        results, samples = outcome
+        if results is not None and args.output_path:
+            failures.extend(incomplete(args.output_path, results, samples))
         return outcome
 
     return noting
@@ -95,12 +99,6 @@ def _told(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}"
-
-
-def _written(output_path: str, since: float) -> bool:
-    """Return whether a results file younger than ``since`` stands below the output path."""
-    found = Path(output_path).rglob("*_results.json")
-    return any(path.stat().st_mtime >= since - 1 for path in found)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ import difflib
 import inspect
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from accelerate import PartialState
@@ -15,6 +16,7 @@ from loguru import logger
 from replay_adapters.answering import Answering, already_loaded, identity_of, load_for_method
 from replay_adapters.book import RecordBook, report, totals
 from replay_adapters.lmms_eval import patches
+from replay_adapters.lmms_eval.arguments import tell_unread
 from replay_adapters.lmms_eval.journal import Journal
 from replay_adapters.lmms_eval.repeats import in_groups, key_of
 from replay_adapters.lmms_eval.watch import Key, WatchedTasks, brought_back, escaping
@@ -44,7 +46,7 @@ class ReplayMixin:
     writes_system_prompt: ClassVar[bool] = False
     is_simple: bool
     task_dict: Any
-    command_line_generation: frozenset[str] = frozenset()
+    command_line_generation: Mapping[str, Any] = MappingProxyType({})
     _repeated: bool = False
 
     def __init__(self, **arguments: Any) -> None:
@@ -187,6 +189,8 @@ class ReplayMixin:
         seed = self.settings.config.seed
         seeds = [stable_seed(seed, *key, n) for key, n in zip(keys, repeats, strict=True)]
         inputs, generation = split_arguments(self.pair.policy, arguments)
+        given = self.command_line_generation
+        tell_unread(self.parent_name, given, generation, simple=self.is_simple)
         kept = self.journal.key(inputs, generation, seeds) if self.journal else ""
         found = self.journal.find(kept, prompt) if self.journal else None
         if found is None:

@@ -27,6 +27,7 @@ def install(model: "ReplayMixin") -> None:
     _current = model
     read_parent_prompts()
     separate_cached_answers()
+    cache_lasting_answers()
     write_records()
 
 
@@ -120,6 +121,37 @@ def separate_cached_answers() -> None:
     _once(ResponseCache, "create", wrap)
 
 
+def cache_lasting_answers() -> None:
+    """Keep answers that depended on the moment, as where memory ran out, out of ``--use_cache``.
+
+    Upstream stores every answer that is not empty, and fills a lost store from its audit log.
+    """
+    from lmms_eval.caching.response_cache import ResponseCache
+
+    def lasts(task: str, document: Any) -> bool:
+        return _current is None or _current.book.lasts(task, document)
+
+    def wrap_store(original: Any) -> Any:
+        @functools.wraps(original)
+        def store(self: Any, key: str, kind: str, task: str, document: Any, *rest: Any) -> None:
+            if lasts(task, document):
+                original(self, key, kind, task, document, *rest)
+
+        return store
+
+    def wrap_log(original: Any) -> Any:
+        @functools.wraps(original)
+        def log(self: Any, kind: str, task: str, document: Any, *rest: Any, **facts: Any) -> None:
+            if not lasts(task, document):
+                facts |= {"cache_key": "", "deterministic": False}
+            original(self, kind, task, document, *rest, **facts)
+
+        return log
+
+    _once(ResponseCache, "_store", wrap_store)
+    _once(ResponseCache, "_log_to_audit", wrap_log)
+
+
 def write_records() -> None:
     """Put records into the samples file and their totals into the results file.
 
@@ -143,11 +175,19 @@ def write_records() -> None:
     def wrap_evaluate(original: Any) -> Any:
         @functools.wraps(original)
         def evaluate(*, lm: Any, cli_args: Any = None, **options: Any) -> Any:
+            from replay_adapters.lmms_eval.arguments import parse_generation, tell_seed
+            from replay_adapters.lmms_eval.scoring import scoring_threads
+
             global _current
             _current = lm if hasattr(lm, "book") else None
             if _current is None:
                 return original(lm=lm, cli_args=cli_args, **options)
-            _current.command_line_generation = _generation_keys(cli_args)
+            _current.command_line_generation = parse_generation(
+                getattr(cli_args, "gen_kwargs", None)
+            )
+            tell_seed(getattr(cli_args, "seed", None))
+            asked = options.get("process_docs_parallel", 1)
+            options["process_docs_parallel"] = scoring_threads(int(asked))
             try:
                 results = original(lm=lm, cli_args=cli_args, **options)
                 summary = _current.summary()
@@ -161,14 +201,6 @@ def write_records() -> None:
 
     _once(evaluator, "_process_document_results", wrap_document)
     _once(evaluator, "evaluate", wrap_evaluate)
-
-
-def _generation_keys(cli_args: Any) -> frozenset[str]:
-    """Return the names of the generation settings that stand on the command line."""
-    from lmms_eval.utils import simple_parse_args_string
-
-    text = getattr(cli_args, "gen_kwargs", None)
-    return frozenset(simple_parse_args_string(text)) if text else frozenset()
 
 
 def _once(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from replay_adapters.jsonl import finished_lines
 from replay_core import UsageError
 
 
@@ -36,7 +37,7 @@ def read_run(folder: Path, task: str) -> Run:
     """Return the newest run of ``task`` below ``folder``.
 
     Raises:
-        UsageError: there is none, or it was made without ``--log_samples``.
+        UsageError: there is none, it was made without ``--log_samples``, or its samples are cut.
     """
     found = sorted(folder.rglob(f"*_samples_{task}.jsonl"))
     if not found:
@@ -47,7 +48,7 @@ def read_run(folder: Path, task: str) -> Run:
     samples_file = found[-1]
     stamp = samples_file.name.removesuffix(f"_samples_{task}.jsonl")
     results_file = samples_file.with_name(f"{stamp}_results.json")
-    lines = samples_file.read_text(encoding="utf-8").splitlines()
-    samples = {sample["doc_id"]: sample for sample in map(json.loads, lines)}
+    lines = finished_lines(samples_file)
+    samples = {sample["doc_id"]: sample for sample in lines}
     results = json.loads(results_file.read_text(encoding="utf-8"))
     return Run(results_file, samples_file, results, samples)

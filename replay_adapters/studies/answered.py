@@ -1,12 +1,13 @@
 """The studies that compare answers: intervention, grid, controls and Pass@K."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+
+from replay_adapters.jsonl import finished_lines
 from replay_adapters.studies.answering import answer_rows, run_arms, scores
 from replay_adapters.studies.questions import Questions
 from replay_adapters.studies.source import MODEL, Source
@@ -341,7 +342,7 @@ def read_samples(
     task's own scorer, since the harness scores only the first.
 
     Raises:
-        UsageError: there is no such file, or it holds neither form.
+        UsageError: there is no such file, it is cut, or it holds neither form.
     """
     files = [path] if path.is_file() else sorted(path.rglob("*.jsonl"))
     if task is not None and not path.is_file():
@@ -350,7 +351,7 @@ def read_samples(
     if not files:
         raise UsageError(f"{path} holds no JSON lines with samples")
     file = files[-1]
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = finished_lines(file)
     if all("correct" in line and "document" in line for line in lines):
         return _plain_samples(lines)
     if all("scores" in line and "index" in line for line in lines):

@@ -23,6 +23,7 @@ from typing import Any
 
 from replay_adapters.jsonl import Appending, Line, read_lines
 from replay_core import UsageError
+from replay_core.record import lasting
 
 
 def plain(index: Any) -> Any:
@@ -64,9 +65,20 @@ class Journal:
         self._file.add(line)
 
     def begun(self) -> dict[Any, Line]:
-        """Return index → line of the samples that unfinished runs have answered."""
+        """Return index → line of the samples that unfinished runs have answered for good."""
+        return {index: line for index, line in self._appended() if _lasts(line)}
+
+    def passing(self) -> set[Any]:
+        """Return the samples whose answer depended on the moment: they are to be answered again."""
+        return {index for index, line in self._known().items() if not _lasts(line)}
+
+    def _appended(self) -> list[tuple[Any, Line]]:
         lines = (line for part in self._parts() for line in read_lines(part))
-        return {line["index"]: line for line in lines}
+        return [(line["index"], line) for line in lines]
+
+    def _known(self) -> dict[Any, Line]:
+        finished = {line["index"]: line for line in read_lines(self.file)}
+        return finished | dict(self._appended()) | self.begun()
 
     def finish(self, order: Iterable[Any]) -> list[Line]:
         """Put the parts of all processes into the dataset's file; return its lines.
@@ -74,7 +86,7 @@ class Journal:
         ``order`` are the indices of the dataset. A line of an earlier run stays where the sample
         was not answered anew.
         """
-        known = {line["index"]: line for line in read_lines(self.file)} | self.begun()
+        known = self._known()
         lines = [known[index] for index in map(plain, order) if index in known]
         self.rewrite(lines)
         for part in self._parts():
@@ -92,6 +104,10 @@ class Journal:
             for path in self.folder.glob("*.part")
             if path.name.removesuffix(".part").rpartition(".")[0] == self.dataset
         )
+
+
+def _lasts(line: Line) -> bool:
+    return all(map(lasting, line["replay"]))
 
 
 def write_json(path: Path, content: Line) -> None:

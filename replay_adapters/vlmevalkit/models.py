@@ -15,7 +15,7 @@ from replay_adapters.answering import Answering, already_loaded, identity_of, lo
 from replay_adapters.options import check_checkpoints
 from replay_adapters.pairs import Protocol
 from replay_adapters.processors import processor_of
-from replay_adapters.protocol import edit_question
+from replay_adapters.protocol import edit_last_text
 from replay_adapters.vlmevalkit import patches
 from replay_adapters.vlmevalkit.arguments import Planned, plan
 from replay_core import ReplayRecord, Steered
@@ -175,9 +175,6 @@ def _attention(device: Any, dtype: Any) -> str:
 
 def _asked(message: list[dict[str, Any]], protocol: Protocol) -> list[dict[str, Any]]:
     """Return a message whose last text, the question, is asked in the pair's way."""
-    texts = [i for i, part in enumerate(message) if part["type"] == "text"]
-    if not texts:
-        return message
-    last = texts[-1]
-    changed = {**message[last], "value": edit_question(message[last]["value"], protocol)}
-    return [*message[:last], changed, *message[last + 1 :]]
+    edited = list(message)
+    edit_last_text(edited, protocol, "value")
+    return edited

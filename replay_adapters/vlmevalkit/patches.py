@@ -17,6 +17,7 @@ from loguru import logger
 from replay_adapters.book import report, totals
 from replay_adapters.vlmevalkit.arguments import Planned, plan
 from replay_adapters.vlmevalkit.journal import Journal, plain, write_json
+from replay_adapters.vlmevalkit.resuming import ask_again, take_over
 from replay_adapters.vlmevalkit.scoring import score_every_sample
 
 _MARK = "_activation_replay"
@@ -46,6 +47,7 @@ def join_records_with_samples() -> None:
     it finds in a model's folder.
     """
     from vlmeval import inference, inference_video
+    from vlmeval.smp import get_pred_file_path
 
     def wrap(original: Any) -> Any:
         @functools.wraps(original)
@@ -61,6 +63,11 @@ def join_records_with_samples() -> None:
             journal = Journal(Path(work_dir), label, rank, world)
             journal.check_settings(planned.fingerprint, planned.settings.summary())
             _Current.journal = journal
+            if rank == 0 and more.get("retry_failed", True):
+                file = more.get("result_file") or get_pred_file_path(
+                    work_dir, model_name, dataset.dataset_name, use_env_format=True
+                )
+                ask_again(journal, Path(file))
             try:
                 model = original(model, work_dir, model_name, dataset, *rest, **more)
             finally:
@@ -83,7 +90,6 @@ def resume_by_sample() -> None:
     fails leaves the others waiting for an hour.
     """
     from vlmeval import inference, inference_video
-    from vlmeval.smp import dump, load
 
     def wrap(original: Any) -> Any:
         @functools.wraps(original)
@@ -93,11 +99,9 @@ def resume_by_sample() -> None:
             journal = _Current.journal
             if journal is None:
                 return original(model, model_name, work_dir, dataset, out_file, **more)
-            begun = {index: line["predictions"][0] for index, line in journal.begun().items()}
+            begun = take_over(journal, Path(out_file))
             if begun:
-                saved = load(out_file) if Path(out_file).exists() else {}
-                dump({**saved, **begun}, out_file)
-                logger.info(f"replay: {len(begun)} samples were answered by an earlier run")
+                logger.info(f"replay: {begun} samples were answered by an earlier run")
             _restore_frame_sampling(model)
             try:
                 with _watching(dataset):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from replay_core.errors import UsageError
-from replay_core.record import library_versions
+from replay_core.record import lasting, library_versions
 
 Row = dict[str, Any]
 
@@ -27,7 +27,8 @@ class Rows:
 
     The file's name holds the settings' digest, so that a run with other settings never reads these
     rows, and the same run goes on where it was killed. ``key`` names the fields that identify a
-    row. A last line that a kill cut short is dropped.
+    row. A last line that a kill cut short is dropped, and a row whose outcome depended on the
+    moment (:func:`~replay_core.record.lasting`) is measured again by the next run.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class Rows:
         for number, line in enumerate(kept.splitlines(), 1):
             try:
                 row = json.loads(line)
-                self._rows[self._of(row)] = row
+                key = self._of(row)
+                if lasting(row):
+                    self._rows[key] = row
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 raise UsageError(
                     f"{self.path} line {number} is not a row of this study ({error}); remove the "

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from replay_adapters.jsonl import finished_lines
 from tests.support import tiny
 
 TASKS = Path(__file__).parent / "lmms_eval" / "tasks"
@@ -41,7 +42,7 @@ class Ended:
     @property
     def samples(self) -> dict[int, dict[str, Any]]:
         (path,) = self.folder.rglob("*_samples_*.jsonl")
-        return {row["doc_id"]: row for row in map(json.loads, path.read_text().splitlines())}
+        return {row["doc_id"]: row for row in finished_lines(path)}
 
     @property
     def answers(self) -> dict[int, str]:

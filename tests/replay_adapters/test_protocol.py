@@ -1,8 +1,11 @@
 import copy
 
+import pytest
+
 from replay_adapters.pairs import Protocol
 from replay_adapters.protocol import (
     edit_generation,
+    edit_last_text,
     edit_messages,
     edit_question,
     edited_arguments,
@@ -87,3 +90,47 @@ def test_where_the_class_writes_the_system_prompt_there_is_none_in_the_messages(
     assert [message["role"] for message in edited] == ["user"]
     kept = edit_messages(messages, Protocol(), writes_system_prompt=True)
     assert [message["role"] for message in kept] == ["system", "user"]
+
+
+PICTURES = [{"type": "image", "url": "x"}, {"type": "image", "url": "y"}]
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [{"role": "user", "content": PICTURES}],
+        [{"role": "user", "content": []}],
+        [{"role": "user", "content": [*PICTURES, {"type": "text", "text": ""}]}],
+        [{"role": "user", "content": ""}],
+        [{"role": "system", "content": "Look."}],
+        [{"role": "assistant", "content": [{"type": "text", "text": "Well,"}]}],
+        [],
+    ],
+)
+def test_a_prompt_without_a_question_is_left_alone_unless_the_pair_adds_words(turns):
+    before = copy.deepcopy(turns)
+    assert edit_messages(turns, Protocol()) == before
+    edited = edit_messages(turns, Protocol(user_suffix="Box it."))
+    assert turns == before
+    (user,) = (turn for turn in edited if turn["role"] == "user")
+    others = [turn for turn in before if turn["role"] != "user"]
+    assert edited == [*others, user]
+    words = {"type": "text", "text": "Box it."}
+    given = before[-1]["content"] if before and not others else []
+    pictures = [part for part in given if part["type"] == "image"]
+    assert user["content"] == ("Box it." if given == "" else [*pictures, words])
+
+
+def test_pictures_alone_are_asked_about_in_the_template():
+    protocol = Protocol(system_prompt="Think.", question_template="<{Question}>")
+    system, user = edit_messages([{"role": "user", "content": PICTURES}], protocol)
+    assert system["content"][0]["text"] == "Think."
+    assert user["content"] == [*PICTURES, {"type": "text", "text": "<>"}]
+
+
+def test_a_harness_that_keeps_its_texts_elsewhere_is_asked_alike():
+    parts = [{"type": "text", "value": "Why?"}, {"type": "image", "value": "x"}]
+    edit_last_text(parts, Protocol(user_suffix=" Box it."), "value")
+    assert parts == [{"type": "text", "value": "Why? Box it."}, {"type": "image", "value": "x"}]
+    edit_last_text(pictures := parts[1:], Protocol(user_suffix="Box it."), "value")
+    assert pictures[1:] == [{"type": "text", "value": "Box it."}]

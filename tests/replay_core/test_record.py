@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from replay_core import ReplayRecord, ReplayResult, SampleReplay, Steered
-from replay_core.record import SCHEMA_VERSION, Seconds, answer_fields, make_record
+from replay_core.record import SCHEMA_VERSION, Seconds, answer_fields, lasting, make_record
 from replay_core.replay import Outcome
 from tests.replay_core.helpers import Loaded, masks_of, owner_of, rows_of, stable
 from tests.support import oracle
@@ -124,3 +124,12 @@ def test_why_an_answer_ended() -> None:
     assert [f["truncated"] for f in fields] == [False, False, True, False]
     ended_otherwise = answer_fields(torch.tensor([[1, 2]]), {eos}, 4)
     assert ended_otherwise == [{"new_tokens": 2, "finish_reason": "stop", "truncated": False}]
+
+
+def test_only_what_depends_on_the_moment_does_not_last(made) -> None:
+    record = made[2][0]
+    for outcome in Outcome:
+        told = record.model_copy(update={"outcome": outcome}).model_dump(mode="json")
+        assert lasting(told) == (outcome.value != "out_of_memory")
+        assert not lasting({**told, "error": "the disk was gone"})
+    assert lasting({"document": 3, "cells": [1.0]})

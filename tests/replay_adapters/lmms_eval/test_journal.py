@@ -1,13 +1,14 @@
 """A killed run is finished from its journal, and nothing else is ever taken from one."""
 
 import json
+import sys
 
 import pytest
 import torch
 
 from replay_adapters.lmms_eval.journal import Journal
-from replay_core import ReplayRecord, UsageError
-from tests.replay_adapters.conftest import REPLAY
+from replay_core import Outcome, ReplayRecord, UsageError
+from tests.replay_adapters.conftest import REPLAY, Command, Ended
 from tests.replay_adapters.lmms_eval.test_end_to_end import arguments
 
 RECORD = ReplayRecord(
@@ -72,7 +73,93 @@ def test_a_torn_line_is_left_out_and_written_over(tmp_path):
     journal = Journal(path, "f")
     assert journal.find(key, INPUTS["input_ids"]) is not None
     journal.keep("other", torch.tensor([[1]]), [RECORD])
-    assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == [key, "other"]
+    assert [json.loads(line)["key"] for line in path.open()] == [key, "other"]
+
+
+LOST = RECORD.model_copy(update={"outcome": Outcome.OUT_OF_MEMORY, "error": "no room"})
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        LOST,
+        RECORD.model_copy(update={"outcome": Outcome.OUT_OF_MEMORY}),
+        RECORD.model_copy(update={"error": "the file is gone"}),
+    ],
+)
+def test_a_batch_with_an_outcome_of_the_moment_is_answered_again(tmp_path, record):
+    """Also where an earlier version kept it."""
+    path = tmp_path / "j"
+    journal = Journal(path, "f")
+    key = journal.key(INPUTS, GENERATION, [0, 1])
+    journal.keep(key, torch.tensor([[7], [8]]), [RECORD, record])
+    assert not path.exists()
+    old = {"key": key, "answers": [[7], [8]], "records": []}
+    old["records"] = [each.model_dump(mode="json") for each in (RECORD, record)]
+    path.write_text(json.dumps(old) + "\n")
+    assert Journal(path, "f").find(key, INPUTS["input_ids"]) is None
+    Journal(path, "f").keep(key, torch.tensor([[5], [6]]), [RECORD, RECORD])
+    output, _ = Journal(path, "f").find(key, INPUTS["input_ids"])
+    assert output[:, 2:].tolist() == [[5], [6]]
+
+
+def test_other_outcomes_are_kept(tmp_path):
+    for outcome in set(Outcome) - {Outcome.OUT_OF_MEMORY}:
+        journal = Journal(tmp_path / "j", "f")
+        record = RECORD.model_copy(update={"outcome": outcome})
+        journal.keep(outcome.value, torch.tensor([[7], [8]]), [record, RECORD])
+        assert Journal(tmp_path / "j", "f").find(outcome.value, INPUTS["input_ids"]) is not None
+
+
+FAULTY = """
+import sys
+import torch
+from replay_adapters.lmms_eval import launcher
+from replay_core.activations import DecoderCall
+
+activations, asked = DecoderCall.activations, []
+
+def sometimes(*arguments, **options):
+    asked.append(1)
+    if len(asked) <= 2:
+        raise torch.cuda.OutOfMemoryError("no room")
+    return activations(*arguments, **options)
+
+sys.argv[0] = "lmms_eval"
+DecoderCall.activations = sometimes
+arguments = list(sys.argv)
+for folder in ("first", "again"):
+    sys.argv[1:] = [*arguments[1:], "--output_path", folder]
+    launcher.main()
+"""
+
+
+def test_where_memory_ran_out_neither_journal_nor_cache_keeps_the_answer(
+    lmms_eval_command, tiny_pairs
+):
+    given = arguments(tiny_pairs["qwen2_5_vl"], REPLAY, "dtype=float32", "replay_journal=answers")
+    command = lmms_eval_command(
+        "qwen2_vl_replay",
+        given,
+        "replay_test_pictures",
+        "--batch_size",
+        "2",
+        "--use_cache",
+        "cache",
+    )
+    script = [sys.executable, "-c", FAULTY, *command.words[3:]]
+    ended = Command(script, command.folder).run()
+    assert ended.code == 0, ended.output
+    first, again = (Ended(0, "", command.folder / name) for name in ("first", "again"))
+    outcomes = [record["outcome"] for record in first.records]
+    lost = outcomes.count("out_of_memory")
+    assert 0 < lost < 6
+    assert [record["outcome"] for record in again.records] == ["applied"] * lost
+    assert f"{6 - lost}/6 cache hits" in ended.output
+    for document, sample in first.samples.items():
+        if sample["replay"][0]["outcome"] == "applied":
+            assert again.samples[document]["replay"] == []  # served from the cache
+            assert again.answers[document] == first.answers[document]
 
 
 def test_processes_have_files_of_their_own(tmp_path):
@@ -93,7 +180,7 @@ def test_a_killed_run_is_finished_from_its_journal(lmms_eval_command, lmms_eval,
     journal = command.folder / "answers"
 
     def lines() -> list[str]:
-        return journal.read_text().splitlines() if journal.is_file() else []
+        return journal.read_text().split("\n")[:-1] if journal.is_file() else []
 
     assert command.run_until(lambda: len(lines()) >= 3) == -9
     assert not list(command.folder.rglob("*_results.json"))

@@ -48,6 +48,12 @@ def test_every_bad_input_of_the_command_line_is_one_sentence(refused, tiny_pairs
         assert told in refused(given)
 
 
+def test_flags_of_the_harness_that_its_classes_cannot_take_are_one_sentence(refused):
+    assert "--batch_size auto is not allowed" in refused("", "--batch_size", "auto")
+    assert "--batch_size auto:4 is not allowed" in refused("", "-b", "auto:4")
+    assert "--gen_kwargs top_k=x is not allowed" in refused("", "--gen_kwargs=top_k=x")
+
+
 def test_the_embedded_pair_answers_its_own_tasks_only(refused):
     assert "task 'mmmu_val' cannot be answered by the embedded pair" in refused(
         "", tasks="mmmu_val"

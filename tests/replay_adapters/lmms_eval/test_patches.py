@@ -21,6 +21,9 @@ from lmms_eval.tasks import TaskManager
 
 from replay_adapters.lmms_eval import patches
 
+DOCUMENT = ["request_type", "task_name", "doc_id", "idx"]
+PRINTS = ["task_fingerprint", "content_hash", "model_fingerprint_hash"]
+
 
 def parameters(function) -> list[str]:
     return list(inspect.signature(inspect.unwrap(function)).parameters)
@@ -45,6 +48,16 @@ def parameters(function) -> list[str]:
             ["cls", "cache_root", "model", "model_args", "task_dict", "world_size", "global_rank"],
         ),
         (
+            "ResponseCache._store",
+            ResponseCache._store,
+            ["self", "cache_key", *DOCUMENT, "gen_kwargs", "response"],
+        ),
+        (
+            "ResponseCache._log_to_audit",
+            ResponseCache._log_to_audit,
+            ["self", *DOCUMENT, "gen_kwargs", "response", "cache_key", "deterministic", *PRINTS],
+        ),
+        (
             "evaluator._process_document_results",
             evaluator._process_document_results,
             ["item", "task", "filter_key", "reasoning_tags", "log_samples"],
@@ -59,7 +72,8 @@ def test_a_patched_symbol_has_the_signature_that_the_patch_was_written_for(
 
 def test_the_evaluator_is_called_with_the_keywords_that_the_patch_reads():
     source = inspect.getsource(inspect.unwrap(evaluator.simple_evaluate))
-    for fact in ("evaluate(\n            lm=lm,", "cli_args=cli_args,", "ResponseCache.create("):
+    facts = ("evaluate(\n            lm=lm,", "cli_args=cli_args,", "ResponseCache.create(")
+    for fact in (*facts, "process_docs_parallel=process_docs_parallel,\n        )"):
         assert fact in source, f"upstream changed evaluator.simple_evaluate: no {fact!r}"
 
 

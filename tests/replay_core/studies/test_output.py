@@ -44,6 +44,18 @@ def test_a_row_is_never_measured_twice(tmp_path):
     assert rows.path.read_text().count("\n") == 1
 
 
+def test_a_row_that_depended_on_the_moment_is_measured_again(tmp_path):
+    rows = Rows(tmp_path, "answers", {}, KEY)
+    lost = {"arm": "x", "document": 1, "outcome": "out_of_memory", "correct": 0.0}
+    rows.add([lost, {"arm": "x", "document": 2, "outcome": "applied", "correct": 0.0}])
+    assert ("x", 1) in rows  # in this run it stands
+    again = Rows(tmp_path, "answers", {}, KEY)
+    assert [row["document"] for row in again] == [2]
+    again.add([{**lost, "outcome": "applied", "correct": 1.0}])
+    found = {row["document"]: row["correct"] for row in Rows(tmp_path, "answers", {}, KEY)}
+    assert found == {1: 1.0, 2: 0.0}
+
+
 def test_a_spoilt_file_is_named(tmp_path):
     rows = Rows(tmp_path, "drift", {}, KEY)
     rows.add([{"arm": "x", "document": 1}])

@@ -21,6 +21,28 @@ def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, str]) 
     return lmms_eval_specific_kwargs["pre_prompt"] + doc["question"]
 
 
+WORDS = {"type": "text", "text": "Box it."}
+
+
+def without_question(doc: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a user turn of one or two pictures, of a picture and "", or a system turn alone."""
+    if doc["seed"] == 1:
+        return [{"role": "system", "content": [{"type": "text", "text": "Look."}]}]
+    parts: list[Any] = [{"type": "image", "url": picture} for picture in doc_to_visual(doc)]
+    if doc["seed"] == 2:
+        parts.append({"type": "text", "text": ""})
+    return [{"role": "user", "content": parts}]
+
+
+def with_words(doc: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the same prompts, each with what a protocol adds spelled out."""
+    *before, last = without_question(doc)
+    if last["role"] == "system":
+        return [last, {"role": "user", "content": [WORDS]}]
+    pictures = [part for part in last["content"] if part["type"] == "image"]
+    return [*before, {"role": "user", "content": [*pictures, WORDS]}]
+
+
 def two_rounds(
     doc: dict[str, Any],
     lmms_eval_specific_kwargs: dict[str, str] | None = None,
