@@ -4,12 +4,13 @@ import binascii
 import errno
 import re
 import struct
+import traceback
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from replay_core.errors import ReplayError
 
@@ -50,14 +51,17 @@ def is_fault(error: Exception) -> bool:
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Raise as UnreadableInput what the block raises about a picture; all else passes through."""
+def reading(name: str = "an image") -> Iterator[None]:
+    """Raise as UnreadableInput what the block raises about a picture; all else passes through.
+
+    ``name`` is what the picture is called where PIL was not given a file.
+    """
     try:
         yield
     except Exception as error:
         if not is_fault(error):
             raise
-        raise UnreadableInput(f"{name}: {told(error)}") from error
+        raise UnreadableInput(f"{_file_of(error) or name}: {told(error)}") from error
 
 
 def check_picture(picture: Image.Image, name: str = "an image") -> None:
@@ -97,6 +101,18 @@ def check_clip(path: str) -> None:
         if isinstance(error, OSError) and error.errno not in _OF_THE_FILE:
             raise
         raise UnreadableInput(f"{path}: {told(error)}") from error
+
+
+def _file_of(error: Exception) -> str | None:
+    """Return the file that PIL was reading, which its exceptions do not name."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        picture = frame.f_locals.get("self")
+        file = picture.filename if isinstance(picture, ImageFile.ImageFile) else None
+        if frame.f_code is Image.open.__code__:
+            file = frame.f_locals.get("filename")
+        if isinstance(file, str | Path) and str(file):
+            return str(file)
+    return None
 
 
 # Where in decord's source and when, values from memory, objects' addresses.

@@ -119,7 +119,7 @@ def keep_broken_pictures() -> None:
 
                 for table in (self.dataset, self.dataset_no_image):
                     for split in table.values():
-                        make_tolerant(split.features)
+                        make_tolerant(split.info.features)
 
         return download
 

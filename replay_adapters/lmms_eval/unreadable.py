@@ -38,11 +38,12 @@ class Unreadable:
         Raises:
             UnreadableInput: with ``strict``.
         """
+        task, document = key
+        message = f"unreadable input, document {document} of {task}: {error}"
         if self._strict:
-            raise error
+            raise UnreadableInput(message)
         if key not in self._why:
-            task, document = key
-            logger.warning(f"replay: unreadable input, document {document} of {task}: {error}")
+            logger.warning(f"replay: {message}")
         self._why[key] = str(error)
 
     def guarded(self, request: Any, *, chat: bool) -> Any:
@@ -62,7 +63,7 @@ class Unreadable:
             key = self._seen[-1]
             try:
                 documents.check(document)
-                with reading("the document's input"):
+                with reading():
                     made = make(document, **more)
                 for kind, visual in _visuals(made):
                     _check(kind, visual)

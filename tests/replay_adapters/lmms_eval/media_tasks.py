@@ -11,7 +11,9 @@ from datasets import Dataset, Features, Image, List, Value
 TASKS = Path(__file__).parent / "tasks"
 
 
-def make(folder: Path, name: str, reader: str, documents: Sequence[dict], kind: str = "json") -> str:
+def make(
+    folder: Path, name: str, reader: str, documents: Sequence[dict], kind: str = "json"
+) -> str:
     """Write a task whose ``doc_to_visual`` is ``files.<reader>``; return its name."""
     folder.mkdir(exist_ok=True)
     for module in ("files.py", "pictures.py"):
@@ -21,7 +23,9 @@ def make(folder: Path, name: str, reader: str, documents: Sequence[dict], kind: 
         data.write_text("".join(json.dumps(document) + "\n" for document in documents))
     else:
         features = {key: Value("string") for key in ("question", "answer")}
-        features |= {"picture": Image()} if "picture" in documents[0] else {"pictures": List(Image())}
+        features |= (
+            {"picture": Image()} if "picture" in documents[0] else {"pictures": List(Image())}
+        )
         Dataset.from_list(list(documents), Features(features)).to_parquet(data)
     task = {
         "task": name,
