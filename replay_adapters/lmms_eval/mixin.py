@@ -6,6 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from copy import copy
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -18,14 +20,17 @@ from replay_adapters.book import RecordBook, report, totals
 from replay_adapters.lmms_eval import patches
 from replay_adapters.lmms_eval.arguments import tell_unread
 from replay_adapters.lmms_eval.journal import Journal
+from replay_adapters.lmms_eval.reading import check_for_class
 from replay_adapters.lmms_eval.repeats import in_groups, key_of
+from replay_adapters.lmms_eval.unreadable import Unreadable, taken_back
 from replay_adapters.lmms_eval.watch import Key, WatchedTasks, brought_back, escaping
 from replay_adapters.options import check_checkpoints, resolve
 from replay_adapters.processors import processor_of
 from replay_adapters.protocol import edited_request
-from replay_core import ReplayRecord, Steered, UsageError
+from replay_core import Outcome, ReplayRecord, Steered, UsageError
 from replay_core.recent import Recent
-from replay_core.record import answer_fields
+from replay_core.record import answer_fields, make_record
+from replay_core.replay import SampleReplay
 from replay_core.sampling import SeededRows
 from replay_core.seeds import stable_seed
 from replay_core.steered import split_arguments
@@ -75,6 +80,9 @@ class ReplayMixin:
         rank = PartialState().process_index
         self.journal = Journal(path, self.fingerprint(), rank) if path else None
         self._batch: list[Key] = []
+        self.unreadable = Unreadable(
+            self._batch, partial(check_for_class, self), strict=self.settings.config.strict
+        )
         with already_loaded(self.pair.policy.model):
             source = processor_of(self.settings).source
             super().__init__(pretrained=source, device=device, device_map=device_map, **rest)  # type: ignore[call-arg]
@@ -131,9 +139,10 @@ class ReplayMixin:
         answers: list[Any] = [None] * len(requests)
         groups = in_groups(edited, int(self.batch_size), chat=not self.is_simple)
         self._repeated = len(groups) > 1
+        guarded = [self.unreadable.guarded(one, chat=not self.is_simple) for one in edited]
         with self._watching(asked):
             for group in groups:
-                given = super().generate_until([edited[index] for index in group])  # type: ignore[misc]
+                given = super().generate_until([guarded[index] for index in group])  # type: ignore[misc]
                 for index, answer in zip(group, given, strict=True):
                     answers[index] = answer
         return answers
@@ -141,8 +150,9 @@ class ReplayMixin:
     def generate_until_multi_round(self, requests: list[Any]) -> list[Any]:
         """Answer a task's rounds, each with a record, in the prompt that the task gives it."""
         self.settings.check_tasks({request.task_name for request in requests})
+        guarded = [self.unreadable.guarded(copy(one), chat=not self.is_simple) for one in requests]
         with self._watching(None):
-            return super().generate_until_multi_round(requests)  # type: ignore[misc]
+            return super().generate_until_multi_round(guarded)  # type: ignore[misc]
 
     @contextmanager
     def _watching(self, asked: Counter[Key] | None) -> Iterator[None]:
@@ -193,17 +203,28 @@ class ReplayMixin:
         tell_unread(self.parent_name, given, generation, simple=self.is_simple)
         kept = self.journal.key(inputs, generation, seeds) if self.journal else ""
         found = self.journal.find(kept, prompt) if self.journal else None
+        unread = self._unread(keys, seeds)
+        if None not in unread:
+            found = prompt, []
         if found is None:
             # x is the document's, whichever of its answers this is.
             own = [stable_seed(seed, *key, 0) for key in keys]
             found = self._answer(arguments, own, seeds)
             if self.journal:
                 self.journal.keep(kept, found[0][:, prompt.shape[1] :], found[1])
-        output, records = found
+        output, records = taken_back(*found, prompt, unread, generation["eos_token_id"])
         for key, repeat, record in zip(keys, repeats, records, strict=True):
             if self._asked is None or repeat < self._asked[key]:
                 self.book.add(*key, record)
         return output
+
+    def _unread(self, keys: list[Key], seeds: list[int]) -> list[ReplayRecord | None]:
+        """Return, for each row of a batch, the record of an input that cannot be read, or None."""
+        sample, config = SampleReplay(Outcome.UNREADABLE_INPUT), self.settings.config
+        return [
+            why and make_record(self.pair, config, sample, error=why, seed=seed)
+            for why, seed in zip(self.unreadable.of(keys), seeds, strict=True)
+        ]
 
     def _answer(
         self, arguments: dict[str, Any], own: list[int], seeds: list[int]

@@ -14,6 +14,7 @@ from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
 
 from replay_adapters.lmms_eval.mixin import ReplayMixin
+from replay_adapters.lmms_eval.reading import Rated
 from replay_adapters.options import check_checkpoints, resolve
 from replay_core import UsageError
 
@@ -29,6 +30,10 @@ class Qwen25VLReplaySimple(ReplayMixin, Qwen25VLSimple):
     """Qwen2.5-VL through the harness's simple class (``--force_simple``)."""
 
     parent_name, model_types, default_dtype = "qwen2_5_vl", ("qwen2_5_vl",), "bfloat16"
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.processor = Rated(self.processor)
 
 
 class Qwen2VLOnlyReplay(ReplayMixin, Qwen2VLSimple):

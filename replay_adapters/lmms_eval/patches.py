@@ -28,6 +28,8 @@ def install(model: "ReplayMixin") -> None:
     read_parent_prompts()
     separate_cached_answers()
     cache_lasting_answers()
+    keep_broken_pictures()
+    read_each_input_on_its_own()
     write_records()
 
 
@@ -99,6 +101,37 @@ def read_parent_prompts() -> None:
         return prepare
 
     _once(ConfigurableTask, "_prepare_model_specific_config", wrap)
+
+
+def keep_broken_pictures() -> None:
+    """Let a task be built, and its documents be looked up, although a picture is broken.
+
+    Upstream looks at the first document to build a task, at all where pictures stand in lists, and
+    at all to score with ``--process_with_media``: one broken picture would end the run there.
+    """
+    from lmms_eval.api.task import ConfigurableTask
+
+    def wrap(original: Any) -> Any:
+        @functools.wraps(original)
+        def download(self: Any, dataset_kwargs: Any = None) -> None:
+            original(self, dataset_kwargs)
+            if _current is not None:
+                from replay_adapters.lmms_eval.documents import make_tolerant
+
+                for table in (self.dataset, self.dataset_no_image):
+                    for split in table.values():
+                        make_tolerant(split.info.features)
+
+        return download
+
+    _once(ConfigurableTask, "download", wrap)
+
+
+def read_each_input_on_its_own() -> None:
+    """Mend how the Qwen classes read pictures and clips; ``reading`` says which defects."""
+    from replay_adapters.lmms_eval import reading
+
+    reading.install(lambda: _current, _once)
 
 
 def separate_cached_answers() -> None:

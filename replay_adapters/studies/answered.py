@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-
 from replay_adapters.jsonl import finished_lines
 from replay_adapters.studies.answering import answer_rows, run_arms, scores
 from replay_adapters.studies.questions import Questions

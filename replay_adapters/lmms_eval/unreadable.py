@@ -1,0 +1,139 @@
+"""Documents whose pictures or clips cannot be read: a stand-in for the class, then no answer.
+
+A harness's class makes a whole batch at once, so that one bad input would end the run. It is given
+a grey picture instead, and what it answers there is taken back.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from loguru import logger
+from PIL import Image
+from torch import Tensor
+
+from replay_adapters.lmms_eval import documents
+from replay_adapters.lmms_eval.watch import Key
+from replay_adapters.media import UnreadableInput, check_clip, check_picture, reading
+from replay_core import ReplayRecord
+
+Visual = tuple[str, Any]  # "image" or "video", and a PIL image or a path
+
+
+class Unreadable:
+    """Why documents of a run cannot be answered, by document.
+
+    ``strict`` raises at the first one; ``seen`` are the documents that the class has just looked
+    up, the last one last; ``check`` is what else the class asks of a picture or clip.
+    """
+
+    def __init__(self, seen: Sequence[Key], check: Callable[[Any], None], *, strict: bool) -> None:
+        self._seen, self._check, self._strict = seen, check, strict
+        self._why: dict[Key, str] = {}
+
+    def note(self, key: Key, error: UnreadableInput) -> None:
+        """Keep why a document cannot be answered, and say so the first time.
+
+        Raises:
+            UnreadableInput: with ``strict``.
+        """
+        task, document = key
+        message = f"unreadable input, document {document} of {task}: {error}"
+        if self._strict:
+            raise UnreadableInput(message)
+        if key not in self._why:
+            logger.warning(f"replay: {message}")
+        self._why[key] = str(error)
+
+    def guarded(self, request: Any, *, chat: bool) -> Any:
+        """Return one of lmms-eval's requests whose input is checked as the class takes it.
+
+        The callable is the second argument of a chat class's request and the third of a simple
+        one's, and the class may use one request's for its whole batch.
+        """
+        arguments = list(request.arguments)
+        place = 1 if chat else 2
+        arguments[place] = self._checked(arguments[place], _grey_messages if chat else _grey)
+        request.arguments = tuple(arguments)
+        return request
+
+    def _checked(self, make: Callable[..., Any], stand_in: Callable[[], Any]) -> Callable[..., Any]:
+        def checked(document: Any, **more: Any) -> Any:
+            key = self._seen[-1]
+            try:
+                documents.check(document)
+                with reading():
+                    made = make(document, **more)
+                for kind, visual in _visuals(made):
+                    _check(kind, visual)
+                    self._check(visual)
+            except UnreadableInput as error:
+                self.note(key, error)
+                return stand_in()
+            return made
+
+        return checked
+
+    def rows(self, count: int) -> Sequence[Key]:
+        """Return the documents of the ``count`` prompts that the class is making."""
+        return self._seen[-count:]
+
+    def of(self, keys: Sequence[Key]) -> list[str | None]:
+        """Return, for each row of a batch, why it has no answer; None where it can have one."""
+        return [self._why.get(key) for key in keys]
+
+
+def taken_back(
+    output: Tensor,
+    records: Sequence[ReplayRecord],
+    prompt: Tensor,
+    unread: Sequence[ReplayRecord | None],
+    end: int,
+) -> tuple[Tensor, list[ReplayRecord]]:
+    """Return what ``generate`` returned (batch, prompt + t) and its records, less some answers.
+
+    ``unread`` are the records of the rows that have no answer, None for the others; ``end`` is the
+    token that ends an answer.
+    """
+    if None not in unread:
+        return prompt, [record for record in unread if record is not None]
+    lost = torch.tensor([record is not None for record in unread], device=output.device)
+    output = output.clone()
+    output[lost, prompt.shape[1] :] = end
+    return output, [other or record for other, record in zip(unread, records, strict=True)]
+
+
+def _check(kind: str, visual: Any) -> None:
+    if isinstance(visual, Image.Image):
+        check_picture(visual)
+    elif isinstance(visual, str) and not urlparse(visual).scheme:
+        if kind == "video":
+            check_clip(visual)
+        else:
+            with reading(visual), Image.open(visual) as picture:
+                check_picture(picture, visual)
+
+
+def _visuals(made: Any) -> list[Visual]:
+    """Return the pictures and clips of what a task makes: visuals, or chat messages."""
+    found: list[Visual] = []
+    for part in made if isinstance(made, list | tuple) else [made]:
+        if isinstance(part, dict) and "role" in part:
+            content = part["content"] if isinstance(part["content"], list) else []
+            found += [(piece["type"], piece["url"]) for piece in content if "url" in piece]
+        elif isinstance(part, list):  # simple qwen2_vl takes [[picture]] too
+            found += _visuals(part)
+        else:  # a simple class takes every path for a clip's
+            found.append(("video", part))
+    return found
+
+
+def _grey() -> list[Image.Image]:
+    return [Image.new("RGB", (56, 56), "grey")]
+
+
+def _grey_messages() -> list[dict[str, Any]]:
+    (picture,) = _grey()
+    content = [{"type": "image", "url": picture}, {"type": "text", "text": "?"}]
+    return [{"role": "user", "content": content}]
