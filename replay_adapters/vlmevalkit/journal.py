@@ -8,8 +8,10 @@ Below the harness's folder of a model stands ``replay/``:
       {"index": 3, "predictions": ["…", …], "replay": [{record}, …], "scores": [1.0, …]}
 
   with one entry per repeat in each list (K with ``samples=K``; the first prediction is the one in
-  the harness's own file). ``scores`` is there where the harness's scorer tells hits item by item.
-- ``DATASET.totals.json``: settings, versions and what the records add up to.
+  the harness's own file, where an empty one is a blank). ``scores`` is there where the harness's
+  scorer tells hits item by item.
+- ``DATASET.totals.json``: settings, versions and what the records add up to;
+- ``DATASET.rows.json``: how many rows were asked, and which of them have no answer.
 
 While a run goes, every process appends to ``DATASET.RANKofWORLD.part``, so that a killed run loses
 no finished sample.
@@ -68,13 +70,18 @@ class Journal:
         lines = (line for part in self._parts() for line in read_lines(part))
         return {line["index"]: line for line in lines}
 
+    def lines(self) -> list[Line]:
+        """Return what all runs have answered so far, finished or not."""
+        finished = {line["index"]: line for line in read_lines(self.file)}
+        return list((finished | self.begun()).values())
+
     def finish(self, order: Iterable[Any]) -> list[Line]:
         """Put the parts of all processes into the dataset's file; return its lines.
 
         ``order`` are the indices of the dataset. A line of an earlier run stays where the sample
         was not answered anew.
         """
-        known = {line["index"]: line for line in read_lines(self.file)} | self.begun()
+        known = {line["index"]: line for line in self.lines()}
         lines = [known[index] for index in map(plain, order) if index in known]
         self.rewrite(lines)
         for part in self._parts():
