@@ -20,7 +20,7 @@ _REFERENCE = 64
 class Rows:
     """How many rows a set was given with, and the indices of those without an answer.
 
-    ``unreadable`` are answered, by nothing: their picture or clip cannot be read.
+    ``unreadable`` are answered, by an empty answer: their picture or clip cannot be read.
     """
 
     asked: int
@@ -38,8 +38,7 @@ class Rows:
         if self.unanswered:
             text += f", not {_listed(self.unanswered)}"
         if self.unreadable:
-            text += f"; the input of {len(self.unreadable)} cannot be read: "
-            text += _listed(self.unreadable)
+            text += f"; {len(self.unreadable)} unreadable_input: {_listed(self.unreadable)}"
         return text
 
     def write(self, journal: Journal) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,7 @@ class Run:
     @property
     def answers(self) -> bool:
         """Whether questions are asked at all; not where an earlier run's answers are scored."""
-        pairs = zip(self.argv, [*self.argv[1:], ""], strict=True)
-        return ("--mode", "eval") not in pairs and "--mode=eval" not in self.argv
+        return "--mode=eval" not in self.argv and ("--mode", "eval") not in pairwise(self.argv)
 
 
 def verdict(run: Run, started: float) -> tuple[bool, str]:

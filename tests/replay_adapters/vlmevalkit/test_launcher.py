@@ -1,7 +1,6 @@
 """The command line: what is refused before the harness is imported, and what reaches it."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -117,46 +116,6 @@ def test_a_run_file_reaches_the_harness_with_full_names_and_classes(tmp_path):
         "pair": "demo",
         "replay_method": "none",
     }
-
-
-def status(tmp_path, **dataset):
-    folder = tmp_path / "m"
-    folder.mkdir(exist_ok=True)
-    (folder / "status.json").write_text(json.dumps({"datasets": {"d": dataset}}))
-    return launcher.Run([], None, tmp_path, ["m"], ["d"])
-
-
-@pytest.mark.parametrize(
-    ("dataset", "failure"),
-    [
-        ({"status": "done"}, None),
-        ({"status": "done", "skip_reason": "mode_infer"}, None),
-        ({"status": "done", "skip_reason": "invalid_dataset"}, "invalid dataset"),
-        ({"status": "done", "skip_reason": "No infer result found"}, "No infer result found"),
-        ({"status": "done", "error_message": "boom\nmore"}, "boom"),
-        ({"status": "infer"}, "it was not finished"),
-        ({}, "it was not finished"),
-    ],
-)
-def test_what_counts_as_a_failure(tmp_path, dataset, failure):
-    told = launcher.failures_of(status(tmp_path, **dataset), 0.0)
-    assert told == ([] if failure is None else [f"m on d: {failure}"])
-
-
-def test_samples_that_the_harness_skipped_are_a_failure(tmp_path):
-    run = status(tmp_path, status="done")
-    beside = tmp_path / "m" / "replay"
-    beside.mkdir()
-    (beside / "d.totals.json").write_text('{"missing": 2}')
-    assert launcher.failures_of(run, 0.0) == ["m on d: 2 samples were not answered"]
-    (beside / "d.totals.json").write_text('{"missing": 0}')
-    assert launcher.failures_of(run, 0.0) == []
-
-
-def test_a_status_of_an_earlier_run_does_not_count(tmp_path):
-    run = status(tmp_path, status="done")
-    os.utime(tmp_path / "m" / "status.json", (100, 100))
-    assert launcher.failures_of(run, 200.0) == ["m on d: it was not finished"]
 
 
 def test_names_are_read_from_the_harness_source_without_importing_it():
