@@ -189,7 +189,7 @@ def _fault_of_row(row: Any, error: Exception) -> str | None:
             return f"an image: {told(fault)}"
     unopened = isinstance(error, RuntimeError) and str(error).startswith("Error reading")
     if isinstance(error, decord.DECORDError) or unopened:
-        return f"clip {row['video']}: {told(error)}"
+        return f"clip {row.get('video')}: {told(error)}"
     return None
 
 

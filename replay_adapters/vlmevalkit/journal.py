@@ -66,9 +66,15 @@ class Journal:
         self._file.add(line)
 
     def begun(self) -> dict[Any, Line]:
-        """Return index → line of the samples that unfinished runs have answered."""
-        lines = (line for part in self._parts() for line in read_lines(part))
-        return {line["index"]: line for line in lines}
+        """Return index → line of the samples that unfinished runs have answered.
+
+        A sample that has two, as one whose input could not be read is asked again, has the answer
+        rather than the empty one; the parts' names do not tell which came last.
+        """
+        lines = [line for part in self._parts() for line in read_lines(part)]
+        return {
+            line["index"]: line for line in sorted(lines, key=lambda line: any(line["predictions"]))
+        }
 
     def lines(self) -> list[Line]:
         """Return what all runs have answered so far, finished or not."""

@@ -33,7 +33,7 @@ def main() -> None:
         run = prepare(sys.argv[1:])
     except UsageError as error:
         refuse(PROGRAM, error)
-    started = time.time()
+    started, rank, stopped = time.time(), int(os.environ.get("RANK", 0)), False
     script = load_run_script(run.checkout)
     from replay_adapters.vlmevalkit import register
 
@@ -45,12 +45,13 @@ def main() -> None:
     except UsageError as error:
         refuse(PROGRAM, error)
     except SystemExit as ended:
-        if ended.code != FAILED:
+        if ended.code != FAILED or rank > 0:
             raise
-    if int(os.environ.get("RANK", 0)) == 0:
+        stopped = True
+    if rank == 0:
         whole, told = verdict(run, started)
         print(f"{PROGRAM}: {told}", file=sys.stderr)
-        if not whole:
+        if stopped or not whole:
             sys.exit(FAILED)
 
 

@@ -100,6 +100,16 @@ def test_a_broken_clip_is_its_samples_outcome(model, kept, clips, monkeypatch, k
     assert reason.startswith(told.get(kind, ""))
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_the_other_classes_name_what_they_cannot_read(make, kept, clips, tmp_path, family):
+    path = tmp_path / "picture.png"
+    path.write_bytes(PICTURES["cut"])
+    model = make(family, nframe=4)
+    assert unread(model, kept, {"type": "image", "value": str(path)}).startswith("OSError: image f")
+    clip = {"type": "video", "value": str(clips["one_frame"])}
+    assert unread(model, kept, clip) == "it has 1 frame, and a clip needs 2"
+
+
 def test_a_file_that_is_not_there_is_named(model, kept, tmp_path):
     missing = {"type": "image", "value": str(tmp_path / "missing.png")}
     assert unread(model, kept, missing) == "there is no such file"

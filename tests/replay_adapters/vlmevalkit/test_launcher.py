@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -116,6 +117,28 @@ def test_a_run_file_reaches_the_harness_with_full_names_and_classes(tmp_path):
         "pair": "demo",
         "replay_method": "none",
     }
+
+
+@pytest.mark.parametrize(("rank", "told"), [("0", "failed: demo-replay-"), ("1", "")])
+def test_a_process_that_stops_ends_with_1_and_the_first_says_what_is_answered(
+    monkeypatch, capsys, tmp_path, rank, told
+):
+    """Upstream's own processes end with 0."""
+
+    def stops():
+        sys.exit(launcher.FAILED)
+
+    script = types.SimpleNamespace(main=stops)
+    monkeypatch.setattr(launcher, "load_run_script", lambda checkout: script)
+    monkeypatch.setattr("replay_adapters.vlmevalkit.register", lambda models=None: [])
+    monkeypatch.setattr(sys, "argv", ["vlmeval_replay", *DEMO, "--work-dir", str(tmp_path)])
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as ended:
+        launcher.main()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert told in said
+    assert ("vlmeval_replay: " in said) == (rank == "0")
 
 
 def test_names_are_read_from_the_harness_source_without_importing_it():
