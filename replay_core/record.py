@@ -92,11 +92,12 @@ def answer_fields(
 def lasting(record: Mapping[str, Any]) -> bool:
     """Return whether the same command would end in the same outcome again.
 
-    It need not where memory ran out or where an error is told: both depend on the moment, so that
-    no store of answers may serve them to a later run. ``record`` has a record's fields; one
-    without an outcome, as of a measurement, lasts.
+    It need not where memory ran out, a file could not be read or an error is told: these depend on
+    the moment, so that no store of answers may serve them to a later run. ``record`` has a record's
+    fields; one without an outcome, as of a measurement, lasts.
     """
-    return record.get("outcome") != Outcome.OUT_OF_MEMORY and record.get("error") is None
+    passing = (Outcome.OUT_OF_MEMORY, Outcome.UNREADABLE_INPUT)
+    return record.get("outcome") not in passing and record.get("error") is None
 
 
 def library_versions() -> dict[str, str]:

@@ -8,8 +8,10 @@ Below the harness's folder of a model stands ``replay/``:
       {"index": 3, "predictions": ["…", …], "replay": [{record}, …], "scores": [1.0, …]}
 
   with one entry per repeat in each list (K with ``samples=K``; the first prediction is the one in
-  the harness's own file). ``scores`` is there where the harness's scorer tells hits item by item.
-- ``DATASET.totals.json``: settings, versions and what the records add up to.
+  the harness's own file, where an empty one is a blank). ``scores`` is there where the harness's
+  scorer tells hits item by item.
+- ``DATASET.totals.json``: settings, versions and what the records add up to;
+- ``DATASET.rows.json``: how many rows were asked, and which of them have no answer.
 
 While a run goes, every process appends to ``DATASET.RANKofWORLD.part``, so that a killed run loses
 no finished sample.
@@ -71,6 +73,10 @@ class Journal:
     def passing(self) -> set[Any]:
         """Return the samples whose answer depended on the moment: they are to be answered again."""
         return {index for index, line in self._known().items() if not _lasts(line)}
+
+    def lines(self) -> list[Line]:
+        """Return what all runs have answered so far, finished or not."""
+        return list(self._known().values())
 
     def _appended(self) -> list[tuple[Any, Line]]:
         lines = (line for part in self._parts() for line in read_lines(part))

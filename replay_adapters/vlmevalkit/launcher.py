@@ -3,7 +3,7 @@
 Beside the script's own arguments it takes ``--replay NAME=VALUE,…`` (options for this package's
 models of ``--model``), ``--samples K`` and ``--vlmevalkit DIR`` (a checkout to run instead of the
 installed package). Upstream ends with 0 whatever failed; this command ends with 2 on bad input and
-with 1 when a dataset was not answered or not evaluated.
+with 1 when a row of a set was not answered, or a set not evaluated; the last line tells which.
 """
 
 import argparse
@@ -13,29 +13,16 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 from replay_adapters.command import check_transformers, refuse
 from replay_adapters.help import asks_for_help, print_help, vlmevalkit_options
+from replay_adapters.vlmevalkit.status import Run, verdict
 
 PROGRAM = "vlmeval_replay"
 FAILED = 1
-
-
-@dataclass
-class Run:
-    """A checked command line: the harness's own, our models by full name, and what it touches."""
-
-    argv: list[str]
-    checkout: Path | None
-    work_dir: Path = Path("outputs")
-    models: list[str] = field(default_factory=list)
-    datasets: list[str] = field(default_factory=list)
-    ours: dict[str, dict[str, Any]] = field(default_factory=dict)
-    classes: dict[str, str] = field(default_factory=dict)
 
 
 def main() -> None:
@@ -49,7 +36,7 @@ def main() -> None:
         run = prepare(sys.argv[1:])
     except UsageError as error:
         refuse(PROGRAM, error)
-    started = time.time()
+    started, rank, stopped = time.time(), int(os.environ.get("RANK", 0)), False
     script = load_run_script(run.checkout)
     from replay_adapters.vlmevalkit import register
 
@@ -60,10 +47,14 @@ def main() -> None:
         script.main()
     except UsageError as error:
         refuse(PROGRAM, error)
-    if int(os.environ.get("RANK", 0)) == 0:
-        failures = failures_of(run, started)
-        if failures:
-            print(f"{PROGRAM}: failed: {'; '.join(failures)}", file=sys.stderr)
+    except SystemExit as ended:
+        if ended.code != FAILED or rank > 0:
+            raise
+        stopped = True
+    if rank == 0:
+        whole, told = verdict(run, started)
+        print(f"{PROGRAM}: {told}", file=sys.stderr)
+        if stopped or not whole:
             sys.exit(FAILED)
 
 
@@ -169,6 +160,7 @@ def _with_config(run: Run, path: Path) -> Run:
 
     config = read_config(path)
     run.datasets = list(config["data"])
+    run.labels = {name: entry.get("dataset", name) for name, entry in config["data"].items()}
     stock, classes = stock_models(run.checkout), stock_classes(run.checkout)
     changed: dict[str, Any] = {}
     for name, entry in config["model"].items():
@@ -298,40 +290,6 @@ def load_run_script(checkout: Path | None) -> ModuleType:
     sys.modules["run"] = module
     spec.loader.exec_module(module)
     return module
-
-
-def failures_of(run: Run, started: float) -> list[str]:
-    """Return what went wrong, from the status files that the harness keeps beside predictions."""
-    failures = []
-    for model in run.models:
-        path = run.work_dir / model / "status.json"
-        status = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        fresh = path.is_file() and path.stat().st_mtime >= started - 1
-        for dataset in run.datasets:
-            found = status.get("datasets", {}).get(dataset, {}) if fresh else {}
-            reason = _reason(found) or _missing(run.work_dir / model, dataset)
-            if reason is not None:
-                failures.append(f"{model} on {dataset}: {reason}")
-    return failures
-
-
-def _reason(status: dict[str, Any]) -> str | None:
-    """Return why a dataset counts as failed; None where it does not."""
-    if status.get("error_message"):
-        return str(status["error_message"]).strip().splitlines()[0]
-    if status.get("status") != "done":
-        return "it was not finished"
-    skipped = str(status.get("skip_reason") or "")
-    if skipped in ("invalid_dataset", "Incomplete infer result", "No infer result found"):
-        return skipped.replace("_", " ")
-    return None
-
-
-def _missing(folder: Path, dataset: str) -> str | None:
-    """Return how many samples have no answer of ours: the harness can skip those that fail."""
-    path = folder / "replay" / f"{dataset}.totals.json"
-    missing = json.loads(path.read_text(encoding="utf-8"))["missing"] if path.is_file() else 0
-    return f"{missing} samples were not answered" if missing else None
 
 
 if __name__ == "__main__":

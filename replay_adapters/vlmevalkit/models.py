@@ -18,9 +18,18 @@ from replay_adapters.processors import processor_of
 from replay_adapters.protocol import edit_last_text
 from replay_adapters.vlmevalkit import patches
 from replay_adapters.vlmevalkit.arguments import Planned, plan
-from replay_core import ReplayRecord, Steered
+from replay_adapters.vlmevalkit.inputs import (
+    Reading,
+    UnreadableInput,
+    UnreadPrompt,
+    built,
+    check_present,
+)
+from replay_adapters.vlmevalkit.scoring import shown
+from replay_core import Outcome, ReplayRecord, Steered
 from replay_core.recent import Recent
-from replay_core.record import answer_fields
+from replay_core.record import answer_fields, make_record
+from replay_core.replay import SampleReplay
 from replay_core.seeds import stable_seed
 from replay_core.steered import split_arguments
 
@@ -70,7 +79,8 @@ class ReplayMixin:
         source = processor_of(self.settings).source
         with already_loaded(policy), patches.gpu_memory_known(type(self)):
             super().__init__(model_path=source, **self.plan.harness)  # type: ignore[call-arg]
-        self.processor = _OnDevice(self.processor, policy.device)
+        self.reading = Reading()
+        self.processor = _OnDevice(self.processor, policy.device, self.reading)
         self.model = Answering(policy, self._generate)
         self.model_path = ""  # "omni" in a folder's name would take upstream's branch of Qwen-Omni
         self.frame_sampling = (self.fps, self.nframe)
@@ -82,7 +92,35 @@ class ReplayMixin:
     def build_prompt(self, line: Any, dataset: Any, **more: Any) -> Any:
         """Build the harness's custom prompt, noting which sample it is for."""
         patches.note_sample(line)
-        return super().build_prompt(line, dataset, **more)  # type: ignore[misc]
+        build = super().build_prompt  # type: ignore[misc]
+        return built(build, line, line, dataset, **more)
+
+    def generate(self, message: Any, dataset: str | None = None) -> str:
+        """Return the answer to a prompt; an empty one where its picture or clip is unreadable.
+
+        Raises:
+            UnreadableInput: with ``replay_strict``, for such a prompt.
+        """
+        try:
+            if isinstance(message, UnreadPrompt):
+                raise message.fault
+            if isinstance(message, list):
+                check_present([part for part in message if isinstance(part, dict)])
+            with self.reading.scope():
+                return super().generate(message, dataset)  # type: ignore[misc]
+        except UnreadableInput as fault:
+            if self.settings.config.strict:
+                raise
+            return self._unread(fault)
+
+    def _unread(self, fault: UnreadableInput) -> str:
+        """Keep an empty answer and its record, for every repeat."""
+        logger.warning(f"replay: unreadable input: {fault}")
+        sample = SampleReplay(Outcome.UNREADABLE_INPUT)
+        record = make_record(self.pair, self.settings.config, sample, error=str(fault))
+        count = self.plan.samples
+        patches.keep(patches.sample_index(), [""] * count, [record.model_dump(mode="json")] * count)
+        return shown("")
 
     def generate_inner(self, message: list[dict[str, Any]], dataset: str | None = None) -> str:
         """Return the answer to a prompt, or the first of its ``samples``; keep all with records."""
@@ -99,7 +137,7 @@ class ReplayMixin:
             self.recent.forget()  # nothing outlives a sample
         records = [record.model_dump(mode="json") for record in self._records]
         patches.keep(index, answers, records)
-        return answers[0]
+        return shown(answers[0])
 
     def _generate(self, **arguments: Any) -> Any:
         """Stand in for ``model.generate`` on the current sample and repeat."""
@@ -143,11 +181,11 @@ class Qwen3VLChatReplay(ReplayMixin, Qwen3VLChat):
 class _OnDevice:
     """A processor whose batches go to the model's device when upstream sends them to "cuda"."""
 
-    def __init__(self, processor: Any, device: torch.device) -> None:
-        self._processor, self._device = processor, device
+    def __init__(self, processor: Any, device: torch.device, reading: Reading) -> None:
+        self._processor, self._device, self._reading = processor, device, reading
 
     def __call__(self, *arguments: Any, **options: Any) -> "_Placed":
-        batch = self._processor(*arguments, **options)
+        batch = self._reading.process(self._processor, *arguments, **options)
         placed = _Placed(dict(batch))
         placed.device = self._device
         return placed

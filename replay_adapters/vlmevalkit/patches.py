@@ -14,11 +14,13 @@ from typing import Any
 
 from loguru import logger
 
-from replay_adapters.book import report, totals
 from replay_adapters.vlmevalkit.arguments import Planned, plan
-from replay_adapters.vlmevalkit.journal import Journal, plain, write_json
+from replay_adapters.vlmevalkit.inputs import built
+from replay_adapters.vlmevalkit.journal import Journal, plain
 from replay_adapters.vlmevalkit.resuming import ask_again, take_over
+from replay_adapters.vlmevalkit.rows import remember_rows, rows_of
 from replay_adapters.vlmevalkit.scoring import score_every_sample
+from replay_adapters.vlmevalkit.totals import finish
 
 _MARK = "_activation_replay"
 FAILED = 1
@@ -38,6 +40,7 @@ def install() -> None:
     video_sets_by_name()
     sets_of_run_files_keep_their_name()
     processes_without_cuda()
+    remember_rows()
 
 
 def join_records_with_samples() -> None:
@@ -55,12 +58,15 @@ def join_records_with_samples() -> None:
             model: Any, work_dir: str, model_name: str, dataset: Any, *rest: Any, **more: Any
         ) -> Any:
             planned = _planned(model, model_name)
-            if planned is None:
-                return original(model, work_dir, model_name, dataset, *rest, **more)
-            planned.settings.check_tasks([dataset.dataset_name])
             rank, world = _rank_and_world()
             label = _label(dataset, model_name, more.get("result_file"))
             journal = Journal(Path(work_dir), label, rank, world)
+            if planned is None:
+                model = original(model, work_dir, model_name, dataset, *rest, **more)
+                if rank == 0:
+                    rows_of(dataset, more.get("limit"), None).write(journal)
+                return model
+            planned.settings.check_tasks([dataset.dataset_name])
             journal.check_settings(planned.fingerprint, planned.settings.summary())
             _Current.journal = journal
             if rank == 0 and more.get("retry_failed", True):
@@ -70,11 +76,13 @@ def join_records_with_samples() -> None:
                 ask_again(journal, Path(file))
             try:
                 model = original(model, work_dir, model_name, dataset, *rest, **more)
+                if rank == 0:
+                    finish(journal, planned, dataset)
+                    score_every_sample(dataset, journal)
             finally:
                 _Current.journal = None
-            if rank == 0:
-                _finish(journal, planned, dataset)
-                score_every_sample(dataset, journal)
+                if rank == 0:
+                    rows_of(dataset, more.get("limit"), journal.lines()).write(journal)
             return model
 
         return job
@@ -237,7 +245,7 @@ def _watching(dataset: Any) -> Iterator[None]:
     def watched(line: Any, *rest: Any, **more: Any) -> Any:
         row = dataset.data.iloc[line] if hasattr(line, "__index__") else line
         note_sample(row)
-        return build(line, *rest, **more)
+        return built(build, row, line, *rest, **more)
 
     dataset.build_prompt = watched
     try:
@@ -270,19 +278,6 @@ def _label(dataset: Any, model_name: str, result_file: str | None) -> str:
     if result_file is None or dataset.MODALITY != "VIDEO":
         return str(dataset.dataset_name)
     return Path(result_file).stem.removeprefix(f"{model_name}_")
-
-
-def _finish(journal: Journal, planned: Planned, dataset: Any) -> None:
-    """Write the dataset's records and totals, and log the totals."""
-    lines = journal.finish(dataset.data["index"])
-    total = totals(record for line in lines for record in line["replay"])
-    content = {**planned.settings.summary(), "fingerprint": planned.fingerprint}
-    missing = len(dataset.data) - len(lines)
-    content |= {"samples": planned.samples, "missing": missing, "totals": total}
-    write_json(journal.file.with_suffix(".totals.json"), content)
-    logger.info(f"replay: {journal.dataset}: records are in {journal.file}")
-    if lines:
-        report(total)
 
 
 def _rank_and_world() -> tuple[int, int]:

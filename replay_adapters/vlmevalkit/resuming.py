@@ -1,10 +1,14 @@
-"""Which answers of an earlier run a run that is started again takes over."""
+"""Which answers of an earlier run a run that is started again takes over.
+
+Not those that depended on the moment: a file that could not be read may be whole by now.
+"""
 
 from pathlib import Path
 
 from loguru import logger
 
 from replay_adapters.vlmevalkit.journal import Journal, plain
+from replay_adapters.vlmevalkit.scoring import shown
 
 
 def take_over(journal: Journal, partial: Path) -> int:
@@ -14,7 +18,7 @@ def take_over(journal: Journal, partial: Path) -> int:
     """
     from vlmeval.smp import dump, load
 
-    begun = {index: line["predictions"][0] for index, line in journal.begun().items()}
+    begun = {index: shown(line["predictions"][0]) for index, line in journal.begun().items()}
     saved = load(str(partial)) if partial.exists() else {}
     passing = journal.passing()
     kept = {index: answer for index, answer in (saved | begun).items() if index not in passing}

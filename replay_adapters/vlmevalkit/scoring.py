@@ -13,6 +13,15 @@ from replay_adapters.vlmevalkit.journal import Journal, Line, plain, read_lines
 _COLUMNS = ("hit", "score")
 
 
+def shown(answer: str) -> str:
+    """Return an answer as the harness's predictions file has it: a blank for an empty one.
+
+    An empty cell of that file is read back as NaN, on which several scorers fail (WeMath's and
+    MLVU_MCQ's among them); they count a blank as wrong.
+    """
+    return answer or " "
+
+
 def score_every_sample(dataset: Any, journal: Journal) -> None:
     """Let ``dataset.evaluate`` also score the repeats, and write every item's score down.
 
@@ -70,7 +79,7 @@ def _with_predictions(eval_file: Path, lines: list[Line], repeat: int, journal: 
     """Write the predictions file with another repeat's answers and return its path."""
     from vlmeval.smp import dump, load
 
-    answers = {str(line["index"]): line["predictions"][repeat] for line in lines}
+    answers = {str(line["index"]): shown(line["predictions"][repeat]) for line in lines}
     if os.getenv("SPLIT_THINK"):  # as the harness has done with the first repeat's
         answers = {k: text.rpartition("</think>")[2].strip() for k, text in answers.items()}
     table = load(str(eval_file))

@@ -1,6 +1,7 @@
 """``vlmeval_replay`` with the harness's set Video_Holmes taken from the folder CLIPS.
 
-With STOCK_ON_CPU=1 the harness's own model class runs on the CPU too, which it refuses.
+With STOCK_ON_CPU=1 the harness's own model class runs on the CPU too, which it refuses, and is told
+the rate of the clips, which it loses.
 """
 
 import os
@@ -16,6 +17,7 @@ def main() -> None:
     video_holmes.Video_Holmes.MD5 = md5(os.path.join(clips, "Video_Holmes.tsv"))
     if os.environ.get("STOCK_ON_CPU"):
         let_stock_class_run_on_cpu()
+        tell_stock_class_the_rate()
     from replay_adapters.vlmevalkit.launcher import main as launch
 
     launch()
@@ -37,6 +39,14 @@ def let_stock_class_run_on_cpu() -> None:
 
     PreTrainedModel.from_pretrained = classmethod(from_pretrained)
     BatchFeature.to = lambda self, where, **more: to(self, "cpu" if where == "cuda" else where)
+
+
+def tell_stock_class_the_rate(rate: float = 2.0) -> None:
+    """Take clips that come without their rate for what they are here: 4 frames of 2 seconds."""
+    from transformers.video_utils import VideoMetadata
+
+    known = VideoMetadata.sampled_fps.fget
+    VideoMetadata.sampled_fps = property(lambda clip: known(clip) if clip.fps else rate)
 
 
 if __name__ == "__main__":

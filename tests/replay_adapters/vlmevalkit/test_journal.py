@@ -49,6 +49,15 @@ def test_a_sample_answered_anew_replaces_its_line_and_the_others_stay(tmp_path):
     assert [x["predictions"] for x in journal.finish([1, 2])] == [["x"], ["new"]]
 
 
+def test_an_answer_wins_over_an_unreadable_one_whichever_process_gave_it(tmp_path):
+    Journal(tmp_path, "set", 0, 1).add(line(1, "new"))
+    unread = {"outcome": "unreadable_input", "error": "a.png: it has 0 by 0 pixels"}
+    for rank in (0, 1):
+        Journal(tmp_path, "set", rank, 2).add({**line(1, ""), "replay": [unread]})
+    assert Journal(tmp_path, "set").begun()[1]["predictions"] == ["new"]
+    assert Journal(tmp_path, "set").lines() == [line(1, "new")]
+
+
 def test_a_folder_of_other_settings_is_refused(tmp_path):
     Journal(tmp_path, "set").check_settings("aaaa", {})
     Journal(tmp_path, "other").check_settings("aaaa", {})

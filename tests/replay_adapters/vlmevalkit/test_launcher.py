@@ -1,9 +1,9 @@
 """The command line: what is refused before the harness is imported, and what reaches it."""
 
 import json
-import os
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -132,44 +132,26 @@ def test_help_is_the_run_scripts_own_with_ours_behind_it(harness, monkeypatch, c
     assert told.rstrip().endswith(vlmevalkit_options().rstrip())
 
 
-def status(tmp_path, **dataset):
-    folder = tmp_path / "m"
-    folder.mkdir(exist_ok=True)
-    (folder / "status.json").write_text(json.dumps({"datasets": {"d": dataset}}))
-    return launcher.Run([], None, tmp_path, ["m"], ["d"])
+@pytest.mark.parametrize(("rank", "told"), [("0", "failed: demo-replay-"), ("1", "")])
+def test_a_process_that_stops_ends_with_1_and_the_first_says_what_is_answered(
+    monkeypatch, capsys, tmp_path, rank, told
+):
+    """Upstream's own processes end with 0."""
 
+    def stops():
+        sys.exit(launcher.FAILED)
 
-@pytest.mark.parametrize(
-    ("dataset", "failure"),
-    [
-        ({"status": "done"}, None),
-        ({"status": "done", "skip_reason": "mode_infer"}, None),
-        ({"status": "done", "skip_reason": "invalid_dataset"}, "invalid dataset"),
-        ({"status": "done", "skip_reason": "No infer result found"}, "No infer result found"),
-        ({"status": "done", "error_message": "boom\nmore"}, "boom"),
-        ({"status": "infer"}, "it was not finished"),
-        ({}, "it was not finished"),
-    ],
-)
-def test_what_counts_as_a_failure(tmp_path, dataset, failure):
-    told = launcher.failures_of(status(tmp_path, **dataset), 0.0)
-    assert told == ([] if failure is None else [f"m on d: {failure}"])
-
-
-def test_samples_that_the_harness_skipped_are_a_failure(tmp_path):
-    run = status(tmp_path, status="done")
-    beside = tmp_path / "m" / "replay"
-    beside.mkdir()
-    (beside / "d.totals.json").write_text('{"missing": 2}')
-    assert launcher.failures_of(run, 0.0) == ["m on d: 2 samples were not answered"]
-    (beside / "d.totals.json").write_text('{"missing": 0}')
-    assert launcher.failures_of(run, 0.0) == []
-
-
-def test_a_status_of_an_earlier_run_does_not_count(tmp_path):
-    run = status(tmp_path, status="done")
-    os.utime(tmp_path / "m" / "status.json", (100, 100))
-    assert launcher.failures_of(run, 200.0) == ["m on d: it was not finished"]
+    script = types.SimpleNamespace(main=stops)
+    monkeypatch.setattr(launcher, "load_run_script", lambda checkout: script)
+    monkeypatch.setattr("replay_adapters.vlmevalkit.register", lambda models=None: [])
+    monkeypatch.setattr(sys, "argv", ["vlmeval_replay", *DEMO, "--work-dir", str(tmp_path)])
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as ended:
+        launcher.main()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert told in said
+    assert ("vlmeval_replay: " in said) == (rank == "0")
 
 
 def test_names_are_read_from_the_harness_source_without_importing_it():

@@ -3,6 +3,7 @@
 import inspect
 import types
 
+import pandas as pd
 import pytest
 
 from replay_core import UsageError
@@ -153,3 +154,36 @@ def test_a_process_that_fails_takes_the_others_down(harness, tmp_path, monkeypat
     monkeypatch.setattr(patches._Current, "journal", Journal(tmp_path, "pictures"))
     with pytest.raises(raised):
         inference.infer_data("m", "m", str(tmp_path), Dataset(), str(tmp_path / "out.pkl"))
+
+
+def test_what_could_not_be_read_is_asked_again_by_a_run_that_goes_on(
+    harness, tmp_path, monkeypatch
+):
+    """The file may be whole by then."""
+    from vlmeval import inference
+    from vlmeval.smp import load
+
+    from replay_adapters.vlmevalkit import patches
+    from replay_adapters.vlmevalkit.journal import Journal
+
+    asked = []
+    model = types.SimpleNamespace(
+        set_dump_image=lambda dump: None,
+        generate=lambda message, dataset: asked.append(message) or "new",
+    )
+    dataset = types.SimpleNamespace(
+        dataset_name="pictures",
+        data=pd.DataFrame({"index": [3, 1, 2]}),
+        dump_image=None,
+        build_prompt=lambda row: f"prompt {row['index']}",
+    )
+    Rows = type("Rows", (types.SimpleNamespace,), {"__len__": lambda self: 3})  # noqa: N806
+    journal = Journal(tmp_path, "pictures")
+    for index, text, outcome in ((1, "", "unreadable_input"), (3, "", "applied")):
+        records = [{"outcome": outcome}]
+        journal.add({"index": index, "predictions": [text], "replay": records})
+    monkeypatch.setattr(patches._Current, "journal", journal)
+    out = str(tmp_path / "out.pkl")
+    inference.infer_data(model, "m", str(tmp_path), Rows(**vars(dataset)), out)
+    assert asked == ["prompt 1", "prompt 2"]
+    assert load(out) == {3: " ", 1: "new", 2: "new"}
