@@ -159,6 +159,20 @@ def test_a_greedy_answer_is_the_oracles_token_by_token(loaded: Loaded) -> None:
     assert torch.equal(logits.argmax(-1), answer[0, prompt:])
 
 
+def test_x_is_in_place_in_every_pass_without_a_cache(loaded: Loaded) -> None:
+    inputs = loaded.batch("two_images")
+    steered = Steered(loaded.pair, stable(steps=4))
+    result = steered.optimise(inputs)
+    answer = steered.decode(inputs, result, **told(min_new_tokens=6), use_cache=False)
+    prompt = inputs["input_ids"].shape[1]
+    delta = judge(loaded, inputs, steered.config).delta
+    told_so_far = followed(inputs, answer.sequences[:, prompt:])
+    expected = oracle.oracle_logits(loaded.policy, told_so_far, delta)[0, prompt - 1 : -1]
+    for ours, theirs in zip(answer.logits, expected, strict=True):
+        torch.testing.assert_close(ours[0], theirs, atol=1e-3, rtol=1e-3)
+    assert torch.equal(answer.sequences, steered.decode(inputs, result, **greedy(min_new_tokens=6)))
+
+
 @pytest.mark.parametrize("side", SIDES)
 def test_scores_are_those_of_the_oracles_logits(loaded: Loaded, side: Any) -> None:
     inputs, ids = loaded.batch("mixed", side), some_ids(3)
