@@ -22,6 +22,7 @@ from replay_core.divergence import masked_mean
 from replay_core.errors import ReplayError
 from replay_core.lens import Lens, entropy
 from replay_core.replay import Outcome, SampleReplay
+from replay_core.seeds import generators
 from replay_core.targets import Candidates, arithmetic
 
 
@@ -177,15 +178,18 @@ def injection_of(
     """Return what is overwritten in a batch of ``shape`` (samples, tokens), and what that means.
 
     A sample whose base reading is not finite, or equals the policy's, is left alone.
+
+    Raises:
+        UsageError: there is not one seed for each sample.
     """
     reference = config.boundary == "reference"
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    drawing = generators(seeds, candidates.samples)
     chosen = {
         layer: candidates.chosen(
             layer,
             entropies,
             config,
-            generators,
+            drawing,
             policy.entropies[layer] if reference else None,
         )
         for layer, entropies in base.entropies.items()

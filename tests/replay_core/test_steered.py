@@ -462,3 +462,40 @@ def test_a_base_with_too_few_layers_is_refused_at_once(one: Loaded) -> None:
         Steered(trimmed, stable(layers=3))
     with pytest.raises(UsageError, match="needs 5 of its layers"):
         Steered(trimmed, stable(method="base", layers=2))
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 2], [1, 2, 3, 4]])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"select": "random"},
+        {"select": "matched_random"},
+        {"method": "inject", "select": "matched_low"},
+        {"method": "none"},
+    ],
+    ids=lambda how: " ".join(how.values()),
+)
+def test_another_number_of_seeds_than_samples_is_refused(
+    one: Loaded, how: dict[str, Any], seeds: list[int]
+) -> None:
+    inputs, steered = one.batch("mixed"), Steered(one.pair, stable(steps=1, **how))
+    told_so = f"^{len(seeds)} seeds came for a batch of 3 samples"
+    with counted(**parts(one.pair)) as calls:
+        for ask in (steered.optimise, steered.targets):
+            with pytest.raises(UsageError, match=told_so):
+                ask(inputs, seeds=seeds)
+    assert not any(calls.values())  # before anything runs
+
+
+@pytest.mark.parametrize("method", ["replay", "inject"])
+@pytest.mark.parametrize("positions", ["visual", "input"])
+def test_precomputed_features_in_place_of_pixels_are_refused(
+    one: Loaded, method: Any, positions: Any
+) -> None:
+    inputs = dict(one.batch("one_image"))
+    steered = Steered(one.pair, stable(method=method, positions=positions))
+    seen = steered.optimise(inputs).features
+    assert seen is not None
+    del inputs["pixel_values"]
+    with pytest.raises(UsageError, match="hold 15 image tokens without pixel_values; pass the"):
+        steered.generate(**inputs, mm_encoder_outputs=seen.with_features(seen.flat), **greedy())
