@@ -199,6 +199,27 @@ def check_complete(model: PreTrainedModel, inputs: Inputs) -> None:
             )
 
 
+def check_pictured(
+    model: PreTrainedModel, input_ids: Tensor, positions: Tensor | None = None
+) -> None:
+    """Check that a visual feature stands for each placeholder token of the prompts.
+
+    ``positions``, bool (batch, tokens), is where features go; None where no pixels came at all. A
+    placeholder without one would be read as a word, and its prompt taken for text alone.
+
+    Raises:
+        UsageError: a placeholder token has none.
+    """
+    for modality, mask in placeholder_masks(model, input_ids).items():
+        bare = mask if positions is None else mask & ~positions.to(mask.device)
+        if bare.any():
+            pixels = {"image": "pixel_values", "video": "pixel_values_videos"}[modality]
+            raise UsageError(
+                f"the prompts hold {int(bare.sum())} {modality} tokens without {pixels}; pass the "
+                "processor's whole output, with the pixels, which policy and base both have to see"
+            )
+
+
 @dataclass(frozen=True)
 class VisualFeatures:
     """Vision outputs of a batch, as the language model receives them at its visual positions.
@@ -249,8 +270,9 @@ def visual_features(model: PreTrainedModel, inputs: Inputs) -> VisualFeatures | 
     features go is asked of the model.
 
     Raises:
-        UsageError: something of the processor's output is missing (:func:`check_complete`).
-        ValueError: the prompt's placeholders and the features do not match in number.
+        UsageError: something of the processor's output is missing (:func:`check_complete`,
+            :func:`check_pictured`), or the prompt's placeholders and the features do not match in
+            number.
     """
     check_complete(model, inputs)
     outputs = {}
@@ -264,6 +286,7 @@ def visual_features(model: PreTrainedModel, inputs: Inputs) -> VisualFeatures | 
             with torch.no_grad():
                 outputs[modality] = encode(**arguments, return_dict=True)
     if not outputs:
+        check_pictured(model, inputs["input_ids"])
         return None
     pieces = {modality: _flattened(output.pooler_output) for modality, output in outputs.items()}
     placed = {
@@ -271,6 +294,7 @@ def visual_features(model: PreTrainedModel, inputs: Inputs) -> VisualFeatures | 
         for modality, piece in pieces.items()
     }
     positions = torch.stack(list(placed.values())).any(0)
+    check_pictured(model, inputs["input_ids"], positions)
     some = next(iter(pieces.values()))
     is_modality = {modality: mask[positions].to(some.device) for modality, mask in placed.items()}
     flat = some.new_zeros(int(positions.sum()), some.shape[-1])
@@ -283,7 +307,7 @@ def _placed(model: PreTrainedModel, input_ids: Tensor, modality: str, features: 
     """Return where the model itself puts one modality's ``features``: bool (batch, tokens).
 
     Raises:
-        ValueError: they are not as many as their placeholders.
+        UsageError: they are not as many as their placeholders.
     """
     ask = getattr(model.base_model, "get_placeholder_mask", None)
     if ask is None:
@@ -300,7 +324,7 @@ def _placed(model: PreTrainedModel, input_ids: Tensor, modality: str, features: 
             pair = answer if isinstance(answer, tuple) else (answer, answer)
             mask = pair[MODALITIES.index(modality)][..., 0]
     if int(mask.sum()) != len(features):
-        raise ValueError(
+        raise UsageError(
             f"the prompts hold {int(mask.sum())} {modality} tokens, but the vision tower returned "
             f"{len(features)} features"
         )

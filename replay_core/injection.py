@@ -2,18 +2,19 @@
 
 Xing et al. 2025, Table 1; also what their release runs for DeepEyes and Video-R1. The aligned
 reading overwrites the output of decoder layer l, the reference reading its input, as the release
-does. Only the prefill is edited: the answer follows through the cache.
+does. Every pass that reads the prompt is edited: the prefill alone where the answer follows through
+the cache, each token's pass where there is none (``use_cache=False``).
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from replay_core.activations import DecoderCall
+from replay_core.activations import CACHES, DecoderCall
 from replay_core.anatomy import Anatomy
 from replay_core.capture import Where, capture
 from replay_core.config import ReplayConfig
@@ -21,6 +22,7 @@ from replay_core.divergence import masked_mean
 from replay_core.errors import ReplayError
 from replay_core.lens import Lens, entropy
 from replay_core.replay import Outcome, SampleReplay
+from replay_core.seeds import generators
 from replay_core.targets import Candidates, arithmetic
 
 
@@ -58,17 +60,21 @@ class Injection:
 
     @contextlib.contextmanager
     def into(self, anatomy: Anatomy) -> Iterator[None]:
-        """Edit the first forward pass inside the block; the model is left as found.
+        """Edit the passes inside the block that begin with the prompt; the model is left as found.
 
         Raises:
-            ReplayError: that pass did not read the whole prompts at once, so that positions would
+            ReplayError: such a pass did not read the whole prompts at once, so that positions would
                 be wrong, or there was none.
         """
-        waiting = dict(self.edits)
+        waiting = set(self.edits)
+        from_start = False
+
+        def begin(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            nonlocal from_start
+            from_start = _tokens_before(kwargs) == 0
 
         def edited(layer: int, hidden: Tensor) -> Tensor:
-            edit = waiting.pop(layer, None)
-            if edit is None:
+            if not from_start:
                 return hidden
             samples, tokens = self.shape
             if hidden.shape[0] % samples or hidden.shape[1] < tokens:
@@ -76,9 +82,12 @@ class Injection:
                     f"injection needs prompts of {samples} rows and {tokens} tokens in one pass, "
                     f"but the policy read {tuple(hidden.shape[:2])}"
                 )
-            return edit.into(hidden, samples)
+            waiting.discard(layer)
+            return self.edits[layer].into(hidden, samples)
 
         with contextlib.ExitStack() as hooks:
+            handle = anatomy.decoder.register_forward_pre_hook(begin, with_kwargs=True)
+            hooks.callback(handle.remove)
             for layer in self.edits:
                 module = anatomy.layers[layer]
                 if self.where == "after":
@@ -91,6 +100,13 @@ class Injection:
             yield
         if waiting:
             raise ReplayError(f"injection did not reach layers {sorted(waiting)} of the policy")
+
+
+def _tokens_before(arguments: Mapping[str, Any]) -> int:
+    """Return how many tokens a decoder call has behind it, in the cache that it is given."""
+    given = (arguments.get(name) for name in CACHES)
+    cache = next((cache for cache in given if cache is not None), None)
+    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def _after(layer: int, edited: Callable[[int, Tensor], Tensor]) -> Callable[..., Any]:
@@ -162,15 +178,18 @@ def injection_of(
     """Return what is overwritten in a batch of ``shape`` (samples, tokens), and what that means.
 
     A sample whose base reading is not finite, or equals the policy's, is left alone.
+
+    Raises:
+        UsageError: there is not one seed for each sample.
     """
     reference = config.boundary == "reference"
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    drawing = generators(seeds, candidates.samples)
     chosen = {
         layer: candidates.chosen(
             layer,
             entropies,
             config,
-            generators,
+            drawing,
             policy.entropies[layer] if reference else None,
         )
         for layer, entropies in base.entropies.items()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from replay_core.errors import UsageError
 from replay_core.seeds import stable_seed
 
 
@@ -17,6 +18,9 @@ class SeededRows(TorchFunctionMode):
     on what stands beside it, and on how many tokens were drawn before. ``seeds`` are one per
     prompt; where ``generate`` repeats each prompt, the copies get seeds of their own that follow
     from them. Nothing is drawn from the global stream.
+
+    Raises:
+        UsageError: the rows that are drawn are not a multiple of the seeds.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
@@ -35,7 +39,12 @@ class SeededRows(TorchFunctionMode):
     def _multinomial(self, probabilities: Tensor, num_samples: int, **options: Any) -> Tensor:
         rows = len(probabilities)
         if len(self._generators) != rows:
-            copies = rows // len(self._seeds)
+            copies = rows // max(len(self._seeds), 1)
+            if copies * len(self._seeds) != rows:
+                raise UsageError(
+                    f"{len(self._seeds)} seeds came for {rows} rows of answers (allowed: one for "
+                    "each prompt)"
+                )
             seeds = self._seeds
             if copies > 1:
                 seeds = [stable_seed(seed, copy) for seed in seeds for copy in range(copies)]

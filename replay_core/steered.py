@@ -17,6 +17,7 @@ from replay_core.anatomy import (
     VisualFeatures,
     check_backward,
     check_complete,
+    check_pictured,
     visual_features,
     without_pixels,
 )
@@ -28,7 +29,7 @@ from replay_core.pair import Pair, frozen
 from replay_core.record import ReplayRecord, Seconds, make_record
 from replay_core.replay import Outcome, ReplayProblem, SampleReplay, descend, describe
 from replay_core.result import ReplayResult, raise_failure
-from replay_core.seeds import stable_seed, token_digest
+from replay_core.seeds import check_seeds, stable_seed, token_digest
 from replay_core.targets import ReplayTargets, base_targets, prompt_of, settings_of
 from replay_core.window import Window
 
@@ -80,11 +81,14 @@ class Steered:
         sample, draw the positions of the random arms; without them they follow from the prompts.
 
         Raises:
+            UsageError: there is not one seed for each sample, or pixels are missing.
             ReplayError: with ``config.strict``, when a sample diverges or is not finite.
             torch.cuda.OutOfMemoryError: with ``config.strict``; else an outcome, like those.
         """
         started = time.perf_counter()
         batch = len(inputs["input_ids"])
+        if seeds is not None:
+            check_seeds(seeds, batch)
         if not self.config.steers:
             return ReplayResult(None, None, (SampleReplay(Outcome.OFF),) * batch)
         policy, base = self.pair.policy, self.pair.base
@@ -217,12 +221,16 @@ class Steered:
         """Return the base's masks and target distributions for a batch, for later or elsewhere.
 
         Raises:
+            UsageError: there is not one seed for each sample, or pixels are missing.
             ValueError: the batch has no visual tokens, so that there is nothing to match.
         """
         base = self.pair.base
+        if seeds is not None:
+            check_seeds(seeds, len(inputs["input_ids"]))
         with torch.inference_mode(False), frozen(base.model):
             inputs = _own(left_padded(inputs))
             if not any(key in inputs for key in PIXELS):
+                check_pictured(base.model, inputs["input_ids"])
                 raise ValueError("these prompts have no visual tokens, so there are no targets")
             seeds = self.seeds(inputs) if seeds is None else seeds
             return self._base_pass(inputs, None, Window.of(inputs, base, self.config), seeds)

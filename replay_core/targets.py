@@ -14,7 +14,7 @@ from replay_core.activations import DecoderCall
 from replay_core.config import ReplayConfig
 from replay_core.errors import UsageError
 from replay_core.lens import Lens, entropy
-from replay_core.seeds import token_digest
+from replay_core.seeds import generators, token_digest
 from replay_core.selection import low_mask, select
 
 _FORMAT = "activation-replay targets 1"
@@ -179,16 +179,19 @@ def base_targets(
     sample, draw the positions of ``select=random``. Entropies are over the whole vocabulary.
     The target logits are read again through :meth:`Lens.logits_at`, as the policy's will be, so
     that equal activations give a divergence of exactly 0.
+
+    Raises:
+        UsageError: there is not one seed for each sample.
     """
     lens = Lens(call.anatomy, arithmetic(config, call.anatomy.model.dtype))
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    drawing = generators(seeds, candidates.samples)
     with torch.no_grad():
         states = call.activations(layers, where="after")
         entropies, targets = {}, {}
         for layer in layers:
             hidden = candidates.of(states.pop(layer), call)
             entropies[layer], top = _read(lens, hidden, config)
-            index = candidates.chosen(layer, entropies[layer], config, generators)
+            index = candidates.chosen(layer, entropies[layer], config, drawing)
             if len(index) > 0:
                 ids = None if top is None else top[index]
                 logits = (

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from replay_core import Steered, make_pair
+from replay_core import Steered, UsageError, make_pair
 from replay_core.activations import decoder_call
-from replay_core.anatomy import check_doors, visual_features, without_pixels
+from replay_core.anatomy import PIXELS, check_doors, visual_features, without_pixels
 from tests.replay_core.helpers import (
     Loaded,
     gap,
@@ -243,3 +243,35 @@ def test_deepstack_features_are_passed_on_untouched(load: Any) -> None:
     assert len(kept) == 2
     for before, after in zip(kept, again, strict=True):
         assert torch.equal(torch.cat(tuple(after)), before)
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["replay", "inject"])
+def test_placeholders_without_pixels_are_refused(loaded: Loaded, family: str, method: Any) -> None:
+    steered = Steered(loaded.pair, stable(method=method, steps=1))
+    for name in batches(loaded, family):
+        whole = loaded.batch(name)
+        bare = {key: value for key, value in whole.items() if key not in PIXELS}
+        for ask in (steered.optimise, steered.targets):
+            with pytest.raises(UsageError, match=r"hold \d+ (image|video) tokens without pixel_va"):
+                ask(bare)
+
+
+@pytest.mark.parametrize("lost", ["pixel_values", "pixel_values_videos"])
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision"])
+def test_one_modality_without_its_pixels_is_refused(load: Any, kind: str, lost: str) -> None:
+    loaded = load(kind)
+    inputs = dict(loaded.batch("mixed_video"))
+    modality = "video" if lost == "pixel_values_videos" else "image"
+    token = getattr(loaded.policy.config, f"{modality}_token_id")
+    many = int((inputs["input_ids"] == token).sum())
+    del inputs[lost]
+    with pytest.raises(UsageError, match=f"hold {many} {modality} tokens without {lost}; pass the"):
+        Steered(loaded.pair, stable(steps=1)).optimise(inputs)
+
+
+def test_text_alone_is_still_text_alone(loaded: Loaded) -> None:
+    text = loaded.singles("mixed")[1]
+    assert outcomes(Steered(loaded.pair, stable()).optimise(text)) == ["no_visual_tokens"]

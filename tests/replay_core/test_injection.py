@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from replay_core import ReplayConfig, Steered, UsageError, make_pair
+from replay_core import Pair, ReplayConfig, Steered, UsageError, make_pair
 from replay_core.anatomy import anatomy_of
 from replay_core.config import RELEASE_THRESHOLDS
 from replay_core.errors import ReplayError
@@ -16,6 +16,7 @@ from replay_core.injection import Edit
 from tests.replay_core.helpers import (
     Loaded,
     greedy,
+    hooked,
     outcomes,
     same_answer,
     state_of,
@@ -259,3 +260,62 @@ def test_matched_arms_have_equally_many_positions(one: Loaded, select: str) -> N
         )
     ]
     assert [share for _, share in found.samples[0].masked_fraction] == pytest.approx(smaller)
+
+
+def without_cache(loaded: Loaded) -> Pair:
+    """Return the pair with a policy whose configuration has no cache, as RL exports have."""
+    policy = deepcopy(loaded.policy)
+    policy.generation_config.use_cache = False
+    policy.config.get_text_config().use_cache = False
+    return make_pair(policy, loaded.base)
+
+
+@pytest.mark.parametrize("said", ["argument", "configuration"])
+@pytest.mark.parametrize("boundary", ["aligned", "reference"])
+def test_answers_without_a_cache_are_those_of_whole_passes(
+    loaded: Loaded, boundary: str, said: str
+) -> None:
+    inputs = loaded.batch("two_images")
+    config = inject(boundary, select="all")
+    ids, logits, _ = expected(loaded, inputs, config)
+    steered = Steered(without_cache(loaded) if said == "configuration" else loaded.pair, config)
+    how = {"use_cache": False} if said == "argument" else {}
+    lengths: list[int] = []
+    hook = steered.pair.policy.layers[0].register_forward_hook(
+        lambda module, args, output: lengths.append(output.shape[1])
+    )
+    result = steered.optimise(inputs)
+    lengths.clear()
+    with hooked([hook]):
+        output = steered.decode(inputs, result, **told(max_new_tokens=5), **how)
+    prompt = inputs["input_ids"].shape[1]
+    assert lengths == [prompt + step for step in range(5)]  # there is no cache, indeed
+    assert output.sequences[0, prompt:].tolist() == ids.tolist()
+    for ours, theirs in zip(output.logits, logits, strict=True):
+        torch.testing.assert_close(ours[0].float(), theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("more", [{"num_beams": 3}, {"num_return_sequences": 2, "num_beams": 2}])
+def test_beams_of_a_padded_batch_answer_alike_without_a_cache(
+    one: Loaded, more: dict[str, Any]
+) -> None:
+    inputs = one.batch("mixed", "right")
+    steered = Steered(one.pair, inject(select="all"))
+    result = steered.optimise(inputs)
+    with_cache, without = (
+        steered.decode(inputs, result, **greedy(**more), use_cache=cached)
+        for cached in (True, False)
+    )
+    assert torch.equal(without, with_cache)
+
+
+def test_a_prompt_of_one_token_is_edited_once(one: Loaded) -> None:
+    # Every later pass has the prompt's length, but reads an answer's token.
+    inputs = {"input_ids": torch.tensor([[7]]), "attention_mask": torch.ones(1, 1).long()}
+    inputs["mm_token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+    config = inject(select="all", positions="input")
+    ids, logits, _ = expected(one, inputs, config)
+    steered = Steered(one.pair, config)
+    output = steered.decode(inputs, steered.optimise(inputs), **told(max_new_tokens=5))
+    assert output.sequences[0, 1:].tolist() == ids.tolist()
+    torch.testing.assert_close(output.logits[-1][0].float(), logits[-1], atol=1e-4, rtol=1e-4)

@@ -1,7 +1,9 @@
 """A row's draws are its own: neither its neighbours nor the global stream move them."""
 
+import pytest
 import torch
 
+from replay_core import UsageError
 from replay_core.sampling import SeededRows
 from replay_core.seeds import stable_seed
 from tests.replay_core.helpers import Loaded
@@ -58,3 +60,9 @@ def test_sampled_answers_do_not_depend_on_the_batch(one: Loaded) -> None:
     for row, single in enumerate(one.singles("mixed")):
         with SeededRows([row + 1]):
             assert torch.equal(one.policy.generate(**single, **how)[:, -6:], together[[row]])
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 2], [1, 2, 3, 4]])
+def test_rows_that_are_no_multiple_of_the_seeds_are_refused(seeds: list[int]) -> None:
+    with pytest.raises(UsageError, match=f"^{len(seeds)} seeds came for 3 rows of answers"):
+        drawn(seeds, PROBABILITIES, 1)

@@ -2,9 +2,11 @@
 
 import hashlib
 
+import pytest
 import torch
 
-from replay_core.seeds import stable_seed, token_digest
+from replay_core import UsageError
+from replay_core.seeds import generators, stable_seed, token_digest
 
 
 def test_a_seed_follows_from_its_parts_in_every_process() -> None:
@@ -32,3 +34,16 @@ def test_a_digest_changes_with_every_token_and_with_the_rows() -> None:
 def test_a_digest_does_not_depend_on_the_integer_type() -> None:
     ids = torch.tensor([5, 7])
     assert token_digest(ids) == token_digest(ids.int())
+
+
+def test_each_sample_has_a_generator_of_its_own_seed() -> None:
+    drawn = [torch.rand(3, generator=generator).tolist() for generator in generators([7, 9], 2)]
+    assert drawn == [
+        torch.rand(3, generator=torch.Generator().manual_seed(n)).tolist() for n in (7, 9)
+    ]
+
+
+@pytest.mark.parametrize("seeds", [[], [1], [1, 2, 3]])
+def test_another_number_of_seeds_is_refused(seeds: list[int]) -> None:
+    with pytest.raises(UsageError, match=rf"^{len(seeds)} seeds came for a batch of 2 samples \("):
+        generators(seeds, 2)

@@ -159,6 +159,20 @@ def test_a_greedy_answer_is_the_oracles_token_by_token(loaded: Loaded) -> None:
     assert torch.equal(logits.argmax(-1), answer[0, prompt:])
 
 
+def test_x_is_in_place_in_every_pass_without_a_cache(loaded: Loaded) -> None:
+    inputs = loaded.batch("two_images")
+    steered = Steered(loaded.pair, stable(steps=4))
+    result = steered.optimise(inputs)
+    answer = steered.decode(inputs, result, **told(min_new_tokens=6), use_cache=False)
+    prompt = inputs["input_ids"].shape[1]
+    delta = judge(loaded, inputs, steered.config).delta
+    told_so_far = followed(inputs, answer.sequences[:, prompt:])
+    expected = oracle.oracle_logits(loaded.policy, told_so_far, delta)[0, prompt - 1 : -1]
+    for ours, theirs in zip(answer.logits, expected, strict=True):
+        torch.testing.assert_close(ours[0], theirs, atol=1e-3, rtol=1e-3)
+    assert torch.equal(answer.sequences, steered.decode(inputs, result, **greedy(min_new_tokens=6)))
+
+
 @pytest.mark.parametrize("side", SIDES)
 def test_scores_are_those_of_the_oracles_logits(loaded: Loaded, side: Any) -> None:
     inputs, ids = loaded.batch("mixed", side), some_ids(3)
@@ -448,3 +462,40 @@ def test_a_base_with_too_few_layers_is_refused_at_once(one: Loaded) -> None:
         Steered(trimmed, stable(layers=3))
     with pytest.raises(UsageError, match="needs 5 of its layers"):
         Steered(trimmed, stable(method="base", layers=2))
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 2], [1, 2, 3, 4]])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"select": "random"},
+        {"select": "matched_random"},
+        {"method": "inject", "select": "matched_low"},
+        {"method": "none"},
+    ],
+    ids=lambda how: " ".join(how.values()),
+)
+def test_another_number_of_seeds_than_samples_is_refused(
+    one: Loaded, how: dict[str, Any], seeds: list[int]
+) -> None:
+    inputs, steered = one.batch("mixed"), Steered(one.pair, stable(steps=1, **how))
+    told_so = f"^{len(seeds)} seeds came for a batch of 3 samples"
+    with counted(**parts(one.pair)) as calls:
+        for ask in (steered.optimise, steered.targets):
+            with pytest.raises(UsageError, match=told_so):
+                ask(inputs, seeds=seeds)
+    assert not any(calls.values())  # before anything runs
+
+
+@pytest.mark.parametrize("method", ["replay", "inject"])
+@pytest.mark.parametrize("positions", ["visual", "input"])
+def test_precomputed_features_in_place_of_pixels_are_refused(
+    one: Loaded, method: Any, positions: Any
+) -> None:
+    inputs = dict(one.batch("one_image"))
+    steered = Steered(one.pair, stable(method=method, positions=positions))
+    seen = steered.optimise(inputs).features
+    assert seen is not None
+    del inputs["pixel_values"]
+    with pytest.raises(UsageError, match="hold 15 image tokens without pixel_values; pass the"):
+        steered.generate(**inputs, mm_encoder_outputs=seen.with_features(seen.flat), **greedy())
