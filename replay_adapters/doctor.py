@@ -29,7 +29,7 @@ _EXTRAS = {
 # Why pyproject.toml bounds a package, where that is not plain to see.
 _REASONS = {
     "filelock": "lmms-eval 0.7.3 imports filelock._api, which filelock 4 removed",
-    "pandas": "ms-vlmeval 0.0.20 scores WeMath with DataFrame._append, which pandas 3.1 no longer has",
+    "pandas": "ms-vlmeval 0.0.20 scores WeMath with DataFrame._append, which pandas 3.1 removed",
     "transformers": "before 5.18 models take no mm_encoder_outputs",
     "math-verify": "lmms-eval's reasoning scorers cannot import an older one",
     "antlr4-python3-runtime": "beside another one, pip takes a math-verify that cannot be imported",
