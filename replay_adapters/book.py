@@ -7,10 +7,11 @@ from typing import Any
 
 from loguru import logger
 
+from replay_adapters.run_options import PREFIX
 from replay_core import Outcome, ReplayRecord
 from replay_core.record import lasting
 
-STEERED = {Outcome.APPLIED.value, Outcome.OFF.value}
+STEERED = (Outcome.APPLIED, Outcome.OFF)
 
 
 class RecordBook:
@@ -41,17 +42,19 @@ class RecordBook:
 def totals(records: Iterable[Mapping[str, Any] | ReplayRecord]) -> dict[str, Any]:
     """Return what a run's records add up to: counts of outcomes, mean losses, seconds, cut answers.
 
-    Losses are means over the ``applied`` samples, in nats; ``rose`` counts the samples whose loss
-    rose on its way; seconds are per sample.
+    ``remedies`` says what to do about an outcome. Losses are means over the ``applied`` samples, in
+    nats; ``rose`` counts the samples whose loss rose on its way; seconds are per sample.
     """
     rows = [
         row.model_dump(mode="json") if isinstance(row, ReplayRecord) else row for row in records
     ]
     applied = [row for row in rows if row["outcome"] == Outcome.APPLIED.value]
+    counts = dict(Counter(str(row["outcome"]) for row in rows))
     finished = [row["truncated"] for row in rows if row["truncated"] is not None]
     return {
         "n": len(rows),
-        "outcomes": dict(Counter(str(row["outcome"]) for row in rows)),
+        "outcomes": counts,
+        "remedies": {name: remedy for name in counts if (remedy := Outcome(name).remedy(PREFIX))},
         "loss_before": _mean(row["loss_before"] for row in applied),
         "loss_after": _mean(row["loss_after"] for row in applied),
         "rose": sum(bool(row.get("rose")) for row in rows),
@@ -68,10 +71,15 @@ def totals(records: Iterable[Mapping[str, Any] | ReplayRecord]) -> dict[str, Any
 
 
 def report(summary: Mapping[str, Any]) -> None:
-    """Log the totals; a warning when some samples were answered un-steered, or their loss rose."""
+    """Log the totals; a warning, with the remedy, for what kept samples from being steered."""
     outcomes = ", ".join(f"{name} {count}" for name, count in sorted(summary["outcomes"].items()))
-    other = sum(n for name, n in summary["outcomes"].items() if name not in STEERED)
-    (logger.warning if other else logger.info)(f"replay: {summary['n']} answers: {outcomes}")
+    logger.info(f"replay: {summary['n']} answers: {outcomes}")
+    for name, count in sorted(summary["outcomes"].items()):
+        outcome = Outcome(name)
+        if outcome not in STEERED:
+            remedy = outcome.remedy(PREFIX)
+            then = f": {remedy}" if remedy else ""
+            logger.warning(f"replay: {name} in {count} of {summary['n']}: {outcome.meaning}{then}")
     if summary["loss_before"] is not None:
         logger.info(
             f"replay: masked KL {summary['loss_before']:.4g} → {summary['loss_after']:.4g} nats, "

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from replay_core.config import ReplayConfig
     from replay_core.errors import UsageError
+    from replay_core.outcome import Outcome, SampleReplay
     from replay_core.pair import Pair, load_pair, make_pair
     from replay_core.record import ReplayRecord
-    from replay_core.replay import Outcome, SampleReplay
     from replay_core.result import ReplayResult
     from replay_core.steered import Steered
     from replay_core.targets import ReplayTargets
 
 _HOME = {
-    "Outcome": "replay",
+    "Outcome": "outcome",
     "Pair": "pair",
     "ReplayConfig": "config",
     "ReplayRecord": "record",
     "ReplayResult": "result",
     "ReplayTargets": "targets",
-    "SampleReplay": "replay",
+    "SampleReplay": "outcome",
     "Steered": "steered",
     "UsageError": "errors",
     "load_pair": "pair",

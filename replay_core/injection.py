@@ -21,7 +21,7 @@ from replay_core.config import ReplayConfig
 from replay_core.divergence import masked_mean
 from replay_core.errors import ReplayError
 from replay_core.lens import Lens, entropy
-from replay_core.replay import Outcome, SampleReplay
+from replay_core.outcome import Outcome, SampleReplay
 from replay_core.seeds import generators
 from replay_core.targets import Candidates, arithmetic
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from replay_core.config import ReplayConfig
+from replay_core.outcome import Outcome, SampleReplay
 from replay_core.pair import Pair
-from replay_core.replay import Outcome, SampleReplay
 
 SCHEMA_VERSION = 1
 

@@ -5,10 +5,8 @@
 x is added to the visual features at the language model's input; both models stay frozen.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from torch import Tensor
@@ -20,76 +18,12 @@ from replay_core.capture import Where
 from replay_core.config import ReplayConfig
 from replay_core.divergence import kl, masked_mean
 from replay_core.lens import Lens
+from replay_core.outcome import Outcome, SampleReplay
 from replay_core.targets import Candidates, LayerTarget, ReplayTargets, arithmetic
 
 # Below this many nats per layer a KL computed in float32 is rounding: log-probabilities of
 # magnitude 20 carry an error of about 16 eps each, and both sides have one.
 ROUNDING_FLOOR = 32 * torch.finfo(torch.float32).eps
-
-
-# A loss that climbs to more than this many times its start "rose on the way". Plain descent on a
-# stable step never does, and rounding alone lifts a bfloat16 loss by less than 1%.
-ROSE = 1.05
-
-
-class Outcome(StrEnum):
-    """How replay ended for one sample; only ``APPLIED`` steers the answer."""
-
-    APPLIED = "applied"
-    """The loss fell and the edit changed the model's input."""
-    NO_VISUAL_TOKENS = "no_visual_tokens"
-    """A prompt without image or video: the plain policy answers."""
-    EMPTY_MASK = "empty_mask"
-    """No base activation is below the threshold: raise ``threshold``, or take ``select=all``."""
-    NO_DRIFT = "no_drift"
-    """Policy and base already agree up to rounding, as for a model paired with itself."""
-    NO_EFFECT = "no_effect"
-    """x is zero, or vanishes when it is rounded to the model's dtype: raise ``step_size``."""
-    DIVERGED = "diverged"
-    """The final loss lies above the first one. Lower ``step_size``, or take ``keep=best``. The
-    answer is un-steered, except with ``boundary=reference``, which keeps x as the release does."""
-    NON_FINITE = "non_finite"
-    """The loss or its gradient became NaN or infinite; the answer is un-steered."""
-    OUT_OF_MEMORY = "out_of_memory"
-    """The loop did not fit into memory; the answer is un-steered."""
-    UNREADABLE_INPUT = "unreadable_input"
-    """An image or video of the prompt cannot be read; the answer is empty."""
-    OFF = "off"
-    """Replay was not asked for (``method=none`` or ``base``)."""
-
-
-@dataclass(frozen=True)
-class SampleReplay:
-    """What replay did to one sample. Losses in nats; norms are means of L2 norms per token."""
-
-    outcome: Outcome
-    visual_tokens: int = 0
-    losses: tuple[float, ...] = ()
-    loss_after: float | None = None
-    masked_fraction: tuple[tuple[int, float], ...] = ()
-    changed_fraction: float = 0.0
-    feature_norm: float = 0.0
-    delta_norm: float = 0.0
-
-    @property
-    def loss_before(self) -> float | None:
-        """The loss at x = 0, None where there was nothing to match."""
-        return self.losses[0] if self.losses else None
-
-    @property
-    def steps(self) -> int:
-        """How many gradient steps were taken."""
-        return max(0, len(self.losses) - 1)
-
-    @property
-    def loss_peak(self) -> float | None:
-        """The largest finite loss of all iterates, None where there is none."""
-        return max(filter(math.isfinite, self.losses), default=None)
-
-    @property
-    def rose(self) -> bool:
-        """Whether an iterate's loss was more than 5% above the first, wherever it then ended."""
-        return any(loss > ROSE * self.losses[0] for loss in self.losses)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from torch import Tensor
 from replay_core.anatomy import VisualFeatures
 from replay_core.errors import ReplayError
 from replay_core.injection import Injection
+from replay_core.outcome import Outcome, SampleReplay
 from replay_core.record import Seconds
-from replay_core.replay import Outcome, SampleReplay
 
 
 @dataclass(frozen=True)

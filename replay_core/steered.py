@@ -24,10 +24,11 @@ from replay_core.anatomy import (
 from replay_core.config import ReplayConfig
 from replay_core.errors import UsageError
 from replay_core.injection import Reading, injection_of, read
+from replay_core.outcome import Outcome, SampleReplay
 from replay_core.padding import attention_mask_of, left_padded
 from replay_core.pair import Pair, frozen
 from replay_core.record import ReplayRecord, Seconds, make_record
-from replay_core.replay import Outcome, ReplayProblem, SampleReplay, descend, describe
+from replay_core.replay import ReplayProblem, descend, describe
 from replay_core.result import ReplayResult, raise_failure
 from replay_core.seeds import check_seeds, stable_seed, token_digest
 from replay_core.targets import ReplayTargets, base_targets, prompt_of, settings_of

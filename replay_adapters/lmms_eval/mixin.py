@@ -28,9 +28,9 @@ from replay_adapters.options import check_checkpoints, resolve
 from replay_adapters.processors import processor_of
 from replay_adapters.protocol import edited_request
 from replay_core import Outcome, ReplayRecord, Steered, UsageError
+from replay_core.outcome import SampleReplay
 from replay_core.recent import Recent
 from replay_core.record import answer_fields, make_record
-from replay_core.replay import SampleReplay
 from replay_core.sampling import SeededRows
 from replay_core.seeds import stable_seed
 from replay_core.steered import split_arguments

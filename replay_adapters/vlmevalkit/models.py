@@ -27,9 +27,9 @@ from replay_adapters.vlmevalkit.inputs import (
 )
 from replay_adapters.vlmevalkit.scoring import shown
 from replay_core import Outcome, ReplayRecord, Steered
+from replay_core.outcome import SampleReplay
 from replay_core.recent import Recent
 from replay_core.record import answer_fields, make_record
-from replay_core.replay import SampleReplay
 from replay_core.seeds import stable_seed
 from replay_core.steered import split_arguments
 

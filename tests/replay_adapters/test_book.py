@@ -52,16 +52,32 @@ def test_totals_count_outcomes_and_average_only_what_was_applied():
     assert totals([row.model_dump(mode="json") for row in rows]) == total
 
 
-def test_the_report_warns_of_losses_that_rose_and_only_then():
-    def told(rows) -> list[str]:
-        lines: list[str] = []
-        sink = logger.add(lines.append, level="WARNING", format="{message}")
-        try:
-            report(totals(rows))
-        finally:
-            logger.remove(sink)
-        return lines
+def told(rows) -> list[str]:
+    """Return the warnings of the report."""
+    lines: list[str] = []
+    sink = logger.add(lines.append, level="WARNING", format="{message}")
+    try:
+        report(totals(rows))
+    finally:
+        logger.remove(sink)
+    return lines
 
+
+def test_totals_and_report_name_an_outcome_with_its_remedy():
+    rows = [record(Outcome.EMPTY_MASK), record(Outcome.APPLIED), record(Outcome.EMPTY_MASK)]
+    remedy = "raise replay_threshold, or take replay_select=all"
+    assert totals(rows)["remedies"] == {"empty_mask": remedy}
+    (line,) = told(rows)
+    assert line.strip() == (
+        "replay: empty_mask in 2 of 3: no base activation is below the threshold, so the plain "
+        f"policy answered: {remedy}"
+    )
+    (line,) = told([record(Outcome.NO_DRIFT)])
+    assert line.strip().endswith("so the plain policy answered")
+    assert told([record(Outcome.OFF)]) == []
+
+
+def test_the_report_warns_of_losses_that_rose_and_only_then():
     steady = record(Outcome.APPLIED, loss_before=2.0, loss_after=1.0)
     climbing = record(Outcome.APPLIED, loss_before=2.0, loss_after=1.0, loss_peak=3.0, rose=True)
     assert told([steady, steady]) == []

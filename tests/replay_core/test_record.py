@@ -8,8 +8,8 @@ import torch
 from pydantic import ValidationError
 
 from replay_core import ReplayRecord, ReplayResult, SampleReplay, Steered
+from replay_core.outcome import Outcome
 from replay_core.record import SCHEMA_VERSION, Seconds, answer_fields, lasting, make_record
-from replay_core.replay import Outcome
 from tests.replay_core.helpers import Loaded, masks_of, owner_of, rows_of, stable
 from tests.support import oracle
 

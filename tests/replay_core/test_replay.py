@@ -13,7 +13,8 @@ from replay_core import ReplayConfig, ReplayTargets, Steered, make_pair
 from replay_core.activations import DecoderCall
 from replay_core.anatomy import VisualFeatures
 from replay_core.errors import ReplayError
-from replay_core.replay import ROUNDING_FLOOR, ReplayProblem, SampleReplay, descend, describe
+from replay_core.outcome import SampleReplay
+from replay_core.replay import ROUNDING_FLOOR, ReplayProblem, descend, describe
 from replay_core.selection import low_mask
 from replay_core.targets import Candidates, LayerTarget
 from tests.replay_core.helpers import (
