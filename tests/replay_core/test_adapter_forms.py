@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -264,9 +265,10 @@ def test_what_needs_pefts_own_forward_is_refused(
 def test_a_config_beside_an_adapter_is_not_a_whole_checkpoint(
     one: Loaded, train: Callable[..., Path], tmp_path: Path
 ) -> None:
-    adapter = shutil.copytree(train(), tmp_path / "adapter")
+    alone = train()
+    adapter = shutil.copytree(alone, tmp_path / "adapter")
     shutil.copy(one.folders.base / "config.json", adapter)
-    assert adapted_base(adapter) == str(one.folders.base)
+    assert adapted_base(adapter) == adapted_base(alone) is not None
     assert load_pair(adapter).adapted
 
 
@@ -309,6 +311,13 @@ def test_the_proof_sees_every_weight(one: Loaded, train: Callable[..., Path]) ->
         patch.setattr(PeftModel, "__init__", and_write)
         assert add_adapter(model, folder) is False
     assert add_adapter(tiny.load_model(one.folders.base), folder) is True
+
+
+def test_the_proof_sees_what_is_not_switched_off(
+    one: Loaded, train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replay_core.adapter.without_adapter", lambda model: nullcontext())
+    assert add_adapter(tiny.load_model(one.folders.base), train()) is False
 
 
 def test_the_revision_of_a_pair_is_its_files(one: Loaded, train: Callable[..., Path]) -> None:
