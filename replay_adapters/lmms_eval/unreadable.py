@@ -19,7 +19,7 @@ from replay_adapters.lmms_eval.watch import Key
 from replay_adapters.media import UnreadableInput, check_clip, check_picture, reading
 from replay_core import ReplayRecord
 
-Visual = tuple[str, Any]  # what it is, if a path tells ("image", "video"), and the picture or path
+Visual = tuple[str, Any]  # what a path is to the class ("image", "video", ""); picture or path
 
 
 class Unreadable:
@@ -127,8 +127,8 @@ def _visuals(made: Any) -> list[Visual]:
         elif isinstance(part, list):  # simple qwen2_vl takes [[picture]] too
             found += _visuals(part)
         else:  # of paths, a simple class takes clips only
-            kind = mimetypes.guess_type(part)[0] if isinstance(part, str) else None
-            found.append(((kind or "").partition("/")[0], part))
+            kind = (mimetypes.guess_type(part)[0] if isinstance(part, str) else None) or ""
+            found.append(("video" if kind.startswith("video/") else "", part))
     return found
 
 
