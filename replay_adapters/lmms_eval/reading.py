@@ -49,7 +49,10 @@ class Rated:
 
 
 def check_for_class(model: Any, visual: Any) -> None:
-    """Raise UnreadableInput where a simple class could not read what PIL and PyAV can."""
+    """Raise UnreadableInput where a simple class cannot read a picture or a clip's path.
+
+    PIL and PyAV may: these classes open clips with decord, and send pictures as JPEG.
+    """
     import decord
 
     if not model.is_simple:
@@ -60,7 +63,7 @@ def check_for_class(model: Any, visual: Any) -> None:
                 f"an image: a side of {max(visual.size)} pixels is longer than the "
                 f"{_JPEG_SIDE} that JPEG has, in which this class sends pictures"
             )
-    elif isinstance(visual, str):
+    else:
         try:
             decord.VideoReader(visual)[0]
         except (decord.DECORDError, RuntimeError) as error:
@@ -163,8 +166,8 @@ def named_sizes(current: Current) -> Wrap:
 def no_last_resort(current: Current) -> Wrap:
     """Return a wrap of the reader that qwen-vl-utils falls back to when its own one fails.
 
-    It holds the whole clip in memory and passes the beginning of a broken one for the whole; of
-    torchvision 0.26 and later it is gone, so that an AttributeError hides what was wrong.
+    It holds the whole clip in memory and passes the beginning of a broken one for the whole.
+    Recent torchvision has it no more, so that an AttributeError would hide what was wrong.
     """
     import decord
 

@@ -4,6 +4,7 @@ A harness's class makes a whole batch at once, so that one bad input would end t
 a grey picture instead, and what it answers there is taken back.
 """
 
+import mimetypes
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlparse
@@ -18,7 +19,7 @@ from replay_adapters.lmms_eval.watch import Key
 from replay_adapters.media import UnreadableInput, check_clip, check_picture, reading
 from replay_core import ReplayRecord
 
-Visual = tuple[str, Any]  # "image" or "video", and a PIL image or a path
+Visual = tuple[str, Any]  # what a path is to the class ("image", "video", ""); picture or path
 
 
 class Unreadable:
@@ -67,7 +68,8 @@ class Unreadable:
                     made = make(document, **more)
                 for kind, visual in _visuals(made):
                     _check(kind, visual)
-                    self._check(visual)
+                    if isinstance(visual, Image.Image) or kind == "video":
+                        self._check(visual)
             except UnreadableInput as error:
                 self.note(key, error)
                 return stand_in()
@@ -110,7 +112,7 @@ def _check(kind: str, visual: Any) -> None:
     elif isinstance(visual, str) and not urlparse(visual).scheme:
         if kind == "video":
             check_clip(visual)
-        else:
+        elif kind == "image":
             with reading(visual), Image.open(visual) as picture:
                 check_picture(picture, visual)
 
@@ -124,8 +126,9 @@ def _visuals(made: Any) -> list[Visual]:
             found += [(piece["type"], piece["url"]) for piece in content if "url" in piece]
         elif isinstance(part, list):  # simple qwen2_vl takes [[picture]] too
             found += _visuals(part)
-        else:  # a simple class takes every path for a clip's
-            found.append(("video", part))
+        else:  # of paths, a simple class takes clips only
+            kind = (mimetypes.guess_type(part)[0] if isinstance(part, str) else None) or ""
+            found.append(("video" if kind.startswith("video/") else "", part))
     return found
 
 

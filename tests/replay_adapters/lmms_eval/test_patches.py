@@ -43,6 +43,11 @@ def parameters(function) -> list[str]:
             ["self"],
         ),
         (
+            "ConfigurableTask.download",
+            ConfigurableTask.download,
+            ["self", "dataset_kwargs"],
+        ),
+        (
             "ResponseCache.create",
             ResponseCache.create.__func__,
             ["cls", "cache_root", "model", "model_args", "task_dict", "world_size", "global_rank"],

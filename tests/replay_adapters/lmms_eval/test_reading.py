@@ -6,6 +6,7 @@ pixels it made, whatever it says of them.
 
 import importlib
 import inspect
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,9 +15,12 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from qwen_vl_utils import vision_process
 
 from replay_adapters.lmms_eval import models, patches, reading
+from replay_adapters.media import UnreadableInput
+from tests.support import media
 
 MOST = 8
 ARGUMENTS = (
@@ -247,6 +251,36 @@ def test_a_document_of_two_clips_has_the_rate_of_each(asked, clips, tiny_pairs):
     assert [len(video) for video in videos] == [MOST, MOST]
     assert [clip["fps"] for clip in model.processor.clips] == [1, 4]
     assert [len(clip["frames_indices"]) for clip in model.processor.clips] == [MOST, MOST]
+
+
+@pytest.mark.parametrize("broken", ["garbage", "hole"])
+@pytest.mark.parametrize("name", ["qwen2_5_chat", "qwen2_5_simple"])
+def test_strict_raises_for_a_broken_clip_and_names_it(asked, tmp_path, name, broken):
+    file = media.broken_clips(tmp_path)[broken]
+    model, _ = asked(name, [media.clip(tmp_path / "sound.mp4", 4, 2)])
+    model.unreadable._strict = True
+    try:
+        with pytest.raises(UnreadableInput, match=rf"document 0 of task: {file}: "):
+            asked(name, [file])
+    finally:
+        model.unreadable._strict = False
+
+
+def test_strict_is_the_option(tiny_pairs):
+    given = f"pretrained={tiny_pairs['qwen2_vl'].policy},{ARGUMENTS},replay_strict=true"
+    model = models.Qwen2VLOnlyReplay.create_from_arg_string(given, {"device": "cpu"})
+    patches._current = None
+    with pytest.raises(UnreadableInput):
+        model.unreadable.note(("task", 0), UnreadableInput("a clip"))
+
+
+def test_a_side_longer_than_jpegs_is_told_where_the_class_sends_jpeg(asked, clips):
+    """The simple Qwen2-VL class would log an error and answer without the picture."""
+    wide = Image.new("RGB", (65_501, 400))
+    for name, refuses in (("qwen2_simple", True), ("qwen3_simple", False), ("qwen2_5_chat", False)):
+        model, _ = asked(name, [clips["two"]])
+        with pytest.raises(UnreadableInput) if refuses else nullcontext():
+            reading.check_for_class(model, wide)
 
 
 def test_without_one_of_our_models_everything_is_upstreams(clips):

@@ -16,7 +16,6 @@ from tests.replay_adapters.lmms_eval import media_tasks
 from tests.support import media
 
 CLIPS = "min_pixels=3136,max_pixels=12544,max_num_frames=8"
-PICTURES = "min_pixels=3136,max_pixels=50176"
 # The order of the documents; lmms-eval's chat classes answer them by number, as text.
 MOVING = [
     *("seven", "cut", "long", "one", "sound", "sixteen"),
@@ -62,126 +61,116 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ended(several_lmms_evals, tiny_pairs, folder):
-    """Return the runs by name, all made in one process."""
+    """Return the runs by name, all made in one process; the first three have two tasks each."""
 
     def given(family, *more):
         pair = tiny_pairs[family]
         return ",".join([f"pretrained={pair.policy},replay_base={pair.base}", *more])
 
-    tasks = ("--include_path", str(folder / "tasks"))
-    replayed = given("qwen2_5_vl", REPLAY, "dtype=float32", CLIPS)
-    journal = f"replay_journal={folder / 'journal'}"
+    replay = f"{REPLAY},replay_steps=6"
+    replayed = given("qwen2_5_vl", replay, "dtype=float32", CLIPS)
+    kept = f"{replayed},replay_journal={folder / 'journal'}"
+    none = given("qwen3_vl", "replay_method=none", CLIPS)
+    base = given("qwen2_vl", "replay_method=base", "min_pixels=3136,max_pixels=50176")
+    both, simple = "odd_clips,odd_column", "--force_simple"
     runs = {
-        "threes": ("qwen2_5_vl_replay", f"{replayed},{journal}", "odd_clips", "--batch_size", "3"),
-        "again": ("qwen2_5_vl_replay", f"{replayed},{journal}", "odd_clips", "--batch_size", "3"),
-        "ones": ("qwen2_5_vl_replay", replayed, "odd_clips", "--batch_size", "1"),
-        "simple": (
-            "qwen2_5_vl_replay",
-            replayed,
-            "odd_clips",
-            "--batch_size",
-            "4",
-            "--force_simple",
-        ),
-        "none": (
-            "qwen3_vl_replay",
-            given("qwen3_vl", "replay_method=none", CLIPS),
-            *("odd_clips", "--batch_size", "3"),
-        ),
-        "prefetched": (
-            "qwen3_vl_replay",
-            given("qwen3_vl", "replay_method=none", CLIPS),
-            *("odd_clips", "--batch_size", "3", "--force_simple"),
-        ),
-        "opened": (
-            "qwen2_vl_replay",
-            given("qwen2_vl", "replay_method=base", PICTURES),
-            *("odd_files", "--batch_size", "4"),
-        ),
-        "column": (
-            "qwen2_5_vl_replay",
-            given("qwen2_5_vl", REPLAY, "dtype=float32", PICTURES),
-            *("odd_column", "--batch_size", "2"),
-        ),
-        "columns": ("llava_hf_replay", given("llava", REPLAY), "odd_columns", "--force_simple"),
-        "strict": (
-            "qwen2_5_vl_replay",
-            given("qwen2_5_vl", "replay_method=none,replay_strict=true", PICTURES),
-            "odd_files",
-        ),
+        "threes": ("qwen2_5_vl_replay", kept, both, "--batch_size", "3"),
+        "again": ("qwen2_5_vl_replay", kept, both, "--batch_size", "3"),
+        "ones": ("qwen2_5_vl_replay", replayed, both, "--batch_size", "1"),
+        "simple": ("qwen2_5_vl_replay", replayed, "odd_clips", "--batch_size", "4", simple),
+        "prefetched": ("qwen3_vl_replay", none, "odd_clips", "--batch_size", "3", simple),
+        "opened": ("qwen2_vl_replay", base, "odd_files", "--batch_size", "4"),
+        "columns": ("llava_hf_replay", given("llava", replay), "odd_columns", simple),
     }
+    tasks = ("--include_path", str(folder / "tasks"))
     made = several_lmms_evals([("ours", *run, *tasks) for run in runs.values()])
     return dict(zip(runs, made, strict=True))
 
 
-def outcomes(run) -> dict[int, str]:
-    return {document: row["replay"][0]["outcome"] for document, row in run.samples.items()}
+def rows(run, task):
+    """Return a task's samples in the documents' order."""
+    (path,) = run.folder.rglob(f"*_samples_{task}.jsonl")
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("name", ["threes", "ones", "simple", "none", "prefetched"])
-def test_a_broken_clip_is_its_samples_outcome(ended, folder, name):
-    run = ended[name]
+def lost(run, task):
+    """Return the numbers of the documents that have no answer, after looking at each of them."""
     assert run.code == 0, run.output
-    broken = [n for n, clip in enumerate(MOVING) if clip in media.BROKEN_CLIPS]
-    assert [n for n, outcome in outcomes(run).items() if outcome == "unreadable_input"] == broken
-    for number in broken:
-        row = run.samples[number]
-        assert row["filtered_resps"] == ""
-        assert row["even"] == 1.0  # what the task's scorer gives to an empty answer
+    numbers = []
+    for number, row in enumerate(rows(run, task)):
+        assert row["doc_id"] == number
         (record,) = row["replay"]
-        assert str(folder / f"{MOVING[number]}.mp4") in record["error"]
-    for number in set(range(len(MOVING))) - set(broken):
-        assert run.samples[number]["filtered_resps"] != ""
-        assert run.samples[number]["replay"][0]["error"] is None
-    other = "off" if name in ("none", "prefetched") else "applied"
-    totals = run.results["replay"]["totals"]
-    assert totals["outcomes"] == {"unreadable_input": len(broken), other: 5}
-    assert totals["n"] == len(MOVING)
+        if record["outcome"] == "unreadable_input":
+            numbers.append(number)
+            assert row["filtered_resps"] == ""
+            assert row["even"] == 1.0  # what the task's scorer gives to an empty answer
+            assert record["error"]
+        else:
+            assert row["filtered_resps"] != ""
+            assert record["error"] is None
+    return numbers
 
 
-def test_other_rows_of_a_batch_are_answered_as_alone(ended):
-    assert ended["threes"].answers == ended["ones"].answers
-    for one, other in zip(ended["threes"].records, ended["ones"].records, strict=True):
-        assert one["visual_tokens"] == other["visual_tokens"]
-        assert one["seed"] == other["seed"]
-        if one["outcome"] == "applied":
-            assert one["loss_after"] == pytest.approx(other["loss_after"], rel=1e-4)
+@pytest.mark.parametrize("name", ["threes", "ones", "simple", "prefetched"])
+def test_a_broken_clip_is_its_samples_outcome(ended, folder, name):
+    broken = [n for n, clip in enumerate(MOVING) if clip in media.BROKEN_CLIPS]
+    assert lost(ended[name], "odd_clips") == broken
+    for number in broken:
+        (record,) = rows(ended[name], "odd_clips")[number]["replay"]
+        assert record["error"].startswith(f"{folder / MOVING[number]}.mp4: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("opened", "odd_files"), ("threes", "odd_column"), ("columns", "odd_columns")],
+)
+def test_a_broken_picture_is_its_samples_outcome(ended, folder, name, task):
+    """Also the first document's, which the harness looks at to build the task."""
+    broken = {"garbage", "empty", "no pixels", "bomb", "drawn out", "drawn out by rounding"}
+    if name == "columns":  # LLaVA crops every picture to a square
+        broken -= {"drawn out", "drawn out by rounding"}
+    numbers = lost(ended[name], task)
+    assert [STILL[number] for number in numbers] == [still for still in STILL if still in broken]
+    if name == "opened":
+        for number, still in enumerate(STILL[:6]):
+            error = rows(ended[name], task)[number]["replay"][0]["error"]
+            assert (error or "").startswith(f"{folder / still}.png: ") == (still in broken)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("threes", {"applied": 5 + 3, "unreadable_input": 6 + 6}),
+        ("prefetched", {"off": 5, "unreadable_input": 6}),
+        ("opened", {"off": 3, "unreadable_input": 6}),
+    ],
+)
+def test_they_are_counted_whatever_the_method(ended, name, counts):
+    totals = ended[name].results["replay"]["totals"]
+    assert totals["outcomes"] == counts
+    assert totals["n"] == sum(counts.values())
+
+
+@pytest.mark.parametrize("task", ["odd_clips", "odd_column"])
+def test_other_rows_of_a_batch_are_answered_as_alone(ended, task):
+    for one, other in zip(rows(ended["threes"], task), rows(ended["ones"], task), strict=True):
+        assert one["filtered_resps"] == other["filtered_resps"]
+        (ours,), (alone,) = one["replay"], other["replay"]
+        for field in ("outcome", "visual_tokens", "seed", "error"):
+            assert ours[field] == alone[field]
+        if ours["outcome"] == "applied":
+            assert ours["loss_after"] == pytest.approx(alone["loss_after"], rel=1e-4)
 
 
 def test_a_run_from_its_journal_is_the_same(ended, folder):
-    first, again = ended["threes"], ended["again"]
-    assert again.answers == first.answers
-    drop = {"seconds"}
-    for one, other in zip(first.records, again.records, strict=True):
-        assert {k: v for k, v in one.items() if k not in drop} == {
-            k: v for k, v in other.items() if k not in drop
-        }
-    lines = [json.loads(line) for line in (folder / "journal").read_text().splitlines()]
-    assert len(lines) == len({line["key"] for line in lines})  # none was answered twice
-
-
-@pytest.mark.parametrize("name", ["opened", "column", "columns"])
-def test_a_broken_picture_is_its_samples_outcome(ended, folder, name):
-    """Also the first document's, which the harness looks at to build the task."""
-    run = ended[name]
-    assert run.code == 0, run.output
-    drawn_out = {"drawn out", "drawn out by rounding"} if name != "columns" else set()
-    broken = {"garbage", "empty", "no pixels", "bomb"} | drawn_out  # LLaVA crops to a square
-    lost = [n for n, outcome in outcomes(run).items() if outcome == "unreadable_input"]
-    assert [STILL[number] for number in lost] == [still for still in STILL if still in broken]
-    for number in lost:
-        assert run.samples[number]["filtered_resps"] == ""
-        error = run.samples[number]["replay"][0]["error"]
-        if name == "opened" and STILL[number] not in drawn_out:
-            assert error.startswith(f"{folder / STILL[number]}.png: ")
-    assert all(run.answers[n] != "" for n in set(run.answers) - set(lost))
-
-
-def test_strict_raises_and_names_the_document(ended):
-    run = ended["strict"]
-    assert run.code == 1
-    assert not list(run.folder.rglob("*_results.json"))
-    assert "unreadable input, document" in run.output.rpartition("lmms_eval: failed: ")[2]
+    for task in ("odd_clips", "odd_column"):
+        first, again = rows(ended["threes"], task), rows(ended["again"], task)
+        for one, other in zip(first, again, strict=True):
+            assert one["filtered_resps"] == other["filtered_resps"]
+            assert {**one["replay"][0], "seconds": 0} == {**other["replay"][0], "seconds": 0}
+    lines = (folder / "journal").read_text("utf-8").splitlines()
+    keys = [json.loads(line)["key"] for line in lines]
+    assert len(keys) == len(set(keys))  # nothing was answered twice
 
 
 def guarded(make, strict=False, check=lambda visual: None):
@@ -211,8 +200,13 @@ def test_a_sound_document_is_given_through_and_decoded_once():
 
 def test_each_kind_of_visual_is_looked_at():
     seen = []
-    _, checked = guarded(lambda document: [[Image.new("RGB", (5, 5))], "http://host/a.mp4"])
-    assert len(checked({})) == 2
+    paths = ["http://host/a.jpg", "folder/what.jpg"]  # which simple classes take no notice of
+    notes, checked = guarded(lambda document: [[Image.new("RGB", (5, 5))], *paths])
+    assert len(checked({})) == 3
+    assert notes.of([("task", 3)]) == [None]
+    notes, checked = guarded(lambda document: ["folder/gone.mp4"])
+    checked({})
+    assert notes.of([("task", 3)]) == ["folder/gone.mp4: there is no such file"]
     notes, checked = guarded(lambda document: [Image.new("RGB", (5, 5))], check=seen.append)
     checked({})
     assert seen[0].size == (5, 5)
