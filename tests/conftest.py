@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test a
 import pytest
 import torch
 import transformers
+from PIL import Image, ImageFile
 
 from replay_core import load_pair
 from tests.replay_core.helpers import Loaded
@@ -29,6 +30,17 @@ def gradients_on() -> Iterator[None]:
     torch.set_grad_enabled(True)
     yield
     torch.set_grad_enabled(True)
+
+
+@pytest.fixture(autouse=True)
+def pillow_as_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PIL has its own limits in every test, whatever ran before it in this process.
+
+    Importing lmms_eval.api.task lets cut pictures pass, importing vlmeval or some of lmms-eval's
+    tasks lets enormous ones.
+    """
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1024**3 // 4 // 3)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from replay_core import Steered, UsageError, load_pair, make_pair, quantisation
-from replay_core.loading import load_model
 from tests.replay_core.helpers import Loaded, gap, outcomes, stable
 from tests.support import tiny
 
@@ -34,8 +33,18 @@ def test_only_the_decoder_is_quantised(one: Loaded) -> None:
     assert nn.Linear not in held
 
 
+class ForwardOnly(torch.autograd.Function):
+    """A kernel without a backward, as bitsandbytes' 4-bit ones are on some processors."""
+
+    @staticmethod
+    def forward(ctx: object, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden * 1
+
+
 def test_a_policy_whose_kernels_have_no_backward_is_refused(one: Loaded) -> None:
-    model = load_model(one.folders.policy, quantization="4bit")
+    model = tiny.load_model(one.folders.policy)
+    first = model.get_decoder().layers[0]
+    first.mlp.down_proj.register_forward_hook(lambda *call: ForwardOnly.apply(call[2]))
     pair = make_pair(model, one.base)
     with pytest.raises(UsageError, match="no gradient flows through its first layer"):
         Steered(pair, stable())

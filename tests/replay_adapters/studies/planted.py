@@ -126,7 +126,7 @@ def grid() -> Found:
     ]
     findings = {
         "cells": {row["arm"]: row for row in rows},
-        "fixed_thresholds_from": "47 held-out documents",
+        "fixed_thresholds_from": "the mean of γ·max entropy over 47 held-out documents",
         "own_step_size": 2900.0,
         "own_threshold": 0.2,
     }

@@ -154,7 +154,9 @@ def test_the_grids_curves_are_those_of_their_own_cells(folder):
         assert losses == pytest.approx([] if arm == "none" else steps)
     assert content["findings"]["own_step_size"] == 500
     assert content["findings"]["own_threshold"] == 0.2
-    assert content["findings"]["fixed_thresholds_from"] == f"{HELD_OUT} held-out documents"
+    assert content["findings"]["fixed_thresholds_from"] == (
+        f"the mean of γ·max entropy over {HELD_OUT} held-out documents"
+    )
 
 
 def test_the_grid_colours_and_labels_each_cell_with_its_own_numbers(folder, drawn):
