@@ -7,6 +7,7 @@ pixels it made, whatever it says of them.
 import importlib
 import inspect
 from contextlib import nullcontext
+from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -42,18 +43,25 @@ CLIPS = {
     "odd": (11, 6),
     "two": (2, 3),
     "one": (1, 5),
+    "uneven": (12, 3.75),  # on average: see the fixture
 }
 
 
-def shaded(path: Path, frames: int, rate: int) -> Path:
-    """Write a clip whose frame k is flat, in a shade that rises from black to white with k."""
+def shaded(path: Path, frames: int, rate: int, *, slower: int | None = None) -> Path:
+    """Write a clip whose frame k is flat, in a shade that rises from black to white with k.
+
+    From frame ``slower`` on, frames last five times as long.
+    """
     with av.open(str(path), "w") as file:
         stream = file.add_stream("mpeg4", rate=rate)
         stream.width, stream.height, stream.pix_fmt = 112, 84, "yuv420p"
         for number in range(frames):
             shade = round(255 * number / max(1, frames - 1))
             picture = np.full((84, 112, 3), shade, dtype=np.uint8)
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = number + 4 * max(0, number - frames if slower is None else number - slower)
+            frame.time_base = Fraction(1, rate)
+            file.mux(stream.encode(frame))
         file.mux(stream.encode())
     return path
 
@@ -61,7 +69,13 @@ def shaded(path: Path, frames: int, rate: int) -> Path:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
-    return {name: shaded(folder / f"{name}.mp4", *facts) for name, facts in CLIPS.items()}
+    made = {
+        name: shaded(folder / f"{name}.mp4", *facts)
+        for name, facts in CLIPS.items()
+        if name != "uneven"
+    }
+    # 12 frames, the first 7 of them a tenth of a second apart and the rest half a second: 3.2 s.
+    return {**made, "uneven": shaded(folder / "uneven.mp4", 12, 10, slower=6)}
 
 
 class Request:
