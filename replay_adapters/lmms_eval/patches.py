@@ -106,8 +106,8 @@ def read_parent_prompts() -> None:
 def keep_broken_pictures() -> None:
     """Let a task be built, and its documents be looked up, although a picture is broken.
 
-    Upstream looks at the first document to build a task, at all where pictures stand in lists, and
-    at all to score with ``--process_with_media``: one broken picture would end the run there.
+    Upstream decodes the first document to build a task, and every document where pictures stand in
+    lists or ``--process_with_media`` is given: one broken picture would end the run there.
     """
     from lmms_eval.api.task import ConfigurableTask
 
