@@ -52,7 +52,7 @@ def pairs(
     as_json: Annotated[bool, typer.Option("--json", help="For programs: every field.")] = False,
 ) -> None:
     """List the shipped pairs: name, policy and base; or show one pair whole."""
-    from replay_adapters.pairs import pair_names, pair_text, read_pair
+    from replay_adapters.settings.pairs import pair_names, pair_text, read_pair
 
     if name is not None:
         one = read_pair(name)

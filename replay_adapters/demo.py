@@ -10,7 +10,7 @@ from typing import Any
 from replay_adapters.lmms_eval.results import Run, read_run
 from replay_core import UsageError
 from replay_core.studies.figures import run_picture
-from replay_core.studies.paired import PairedComparison, compare
+from replay_core.studies.stats.paired import PairedComparison, compare
 
 TASK, METRIC = "replay_demo", "accuracy"
 ARMS = ("none", "replay")

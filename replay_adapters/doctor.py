@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from replay_adapters.resources import resource
+from replay_adapters.settings.resources import resource
 
 MISSING = "not installed"
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from replay_core.config import ReplayConfig
     from replay_core.errors import UsageError
     from replay_core.outcome import Outcome, SampleReplay
-    from replay_core.pair import Pair, load_pair, make_pair
+    from replay_core.pair.pair import Pair, load_pair, make_pair
     from replay_core.record import ReplayRecord
     from replay_core.result import ReplayResult
     from replay_core.steered import Steered
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Outcome": "outcome",
-    "Pair": "pair",
+    "Pair": "pair.pair",
     "ReplayConfig": "config",
     "ReplayRecord": "record",
     "ReplayResult": "result",
@@ -27,8 +27,8 @@ _HOME = {
     "SampleReplay": "outcome",
     "Steered": "steered",
     "UsageError": "errors",
-    "load_pair": "pair",
-    "make_pair": "pair",
+    "load_pair": "pair.pair",
+    "make_pair": "pair.pair",
 }
 
 __all__ = [

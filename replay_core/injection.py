@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from replay_core.activations import CACHES, DecoderCall
-from replay_core.anatomy import Anatomy
-from replay_core.capture import Where, capture
 from replay_core.config import ReplayConfig
 from replay_core.divergence import masked_mean
 from replay_core.errors import ReplayError
 from replay_core.lens import Lens, entropy
+from replay_core.model.anatomy import Anatomy
+from replay_core.model.call import CACHES, DecoderCall
+from replay_core.model.hooks import Where, capture
 from replay_core.outcome import Outcome, SampleReplay
 from replay_core.seeds import generators
 from replay_core.targets import Candidates, arithmetic

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from replay_core.anatomy import Anatomy
+from replay_core.model.anatomy import Anatomy
 
 # Rows of the whole vocabulary that are held at once: 2**27 float32 values are 0.5 GB.
 _VALUES_AT_ONCE = 2**27

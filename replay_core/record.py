@@ -11,7 +11,7 @@ from torch import Tensor
 
 from replay_core.config import ReplayConfig
 from replay_core.outcome import Outcome, SampleReplay
-from replay_core.pair import Pair
+from replay_core.pair.pair import Pair
 
 SCHEMA_VERSION = 1
 

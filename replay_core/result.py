@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from replay_core.anatomy import VisualFeatures
 from replay_core.errors import ReplayError
 from replay_core.injection import Injection
+from replay_core.model.anatomy import VisualFeatures
 from replay_core.outcome import Outcome, SampleReplay
 from replay_core.record import Seconds
 

@@ -9,8 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from replay_core.activations import decoder_call
-from replay_core.anatomy import (
+from replay_core.candidates import Window
+from replay_core.config import ReplayConfig
+from replay_core.descent import ReplayProblem, descend, describe
+from replay_core.errors import UsageError
+from replay_core.injection import Reading, injection_of, read
+from replay_core.model.anatomy import (
     PIXELS,
     Anatomy,
     Inputs,
@@ -21,18 +25,14 @@ from replay_core.anatomy import (
     visual_features,
     without_pixels,
 )
-from replay_core.config import ReplayConfig
-from replay_core.errors import UsageError
-from replay_core.injection import Reading, injection_of, read
+from replay_core.model.call import decoder_call
+from replay_core.model.padding import attention_mask_of, left_padded
 from replay_core.outcome import Outcome, SampleReplay
-from replay_core.padding import attention_mask_of, left_padded
-from replay_core.pair import Pair, frozen
+from replay_core.pair.pair import Pair, frozen
 from replay_core.record import ReplayRecord, Seconds, make_record
-from replay_core.replay import ReplayProblem, descend, describe
 from replay_core.result import ReplayResult, raise_failure
 from replay_core.seeds import check_seeds, stable_seed, token_digest
 from replay_core.targets import ReplayTargets, base_targets, prompt_of, settings_of
-from replay_core.window import Window
 
 
 class Steered:

@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from replay_core.activations import DecoderCall
 from replay_core.config import ReplayConfig
 from replay_core.errors import UsageError
 from replay_core.lens import Lens, entropy
+from replay_core.model.call import DecoderCall
 from replay_core.seeds import generators, token_digest
 from replay_core.selection import low_mask, select
 

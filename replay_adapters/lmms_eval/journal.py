@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from replay_adapters.jsonl import Appending, read_lines
 from replay_core import ReplayRecord, UsageError
-from replay_core.anatomy import Inputs
-from replay_core.recent import content_digest
+from replay_core.answer import content_digest
+from replay_core.jsonl import Appending, read_lines
+from replay_core.model.anatomy import Inputs
 from replay_core.record import lasting
 
 

@@ -8,9 +8,9 @@ import functools
 import sys
 from typing import Any
 
-from replay_adapters.command import check_transformers, refuse
-from replay_adapters.help import asks_for_help, lmms_eval_options, print_help
+from replay_adapters.console import check_transformers, refuse
 from replay_adapters.lmms_eval import MODEL_NAMES
+from replay_adapters.settings.help import asks_for_help, lmms_eval_options, print_help
 
 PROGRAM = "lmms_eval"
 FAILED = 1
@@ -52,7 +52,7 @@ def _check_early(argv: list[str]) -> None:
     from lmms_eval.utils import simple_parse_args_string
 
     from replay_adapters.lmms_eval.arguments import check_arguments
-    from replay_adapters.options import check_checkpoints, resolve
+    from replay_adapters.settings.options import check_checkpoints, resolve
     from replay_core import UsageError
 
     try:

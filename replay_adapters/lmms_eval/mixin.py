@@ -15,21 +15,21 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from loguru import logger
 
-from replay_adapters.answering import Answering, already_loaded, identity_of, load_for_method
-from replay_adapters.book import RecordBook, report, totals
 from replay_adapters.lmms_eval import patches
 from replay_adapters.lmms_eval.arguments import tell_unread
+from replay_adapters.lmms_eval.batches import Key, WatchedTasks, brought_back, escaping
 from replay_adapters.lmms_eval.journal import Journal
 from replay_adapters.lmms_eval.reading import check_for_class
 from replay_adapters.lmms_eval.repeats import in_groups, key_of
 from replay_adapters.lmms_eval.unreadable import Unreadable, taken_back
-from replay_adapters.lmms_eval.watch import Key, WatchedTasks, brought_back, escaping
-from replay_adapters.options import check_checkpoints, resolve
-from replay_adapters.processors import processor_of
-from replay_adapters.protocol import edited_request
+from replay_adapters.session.records import RecordBook, report, totals
+from replay_adapters.session.standin import Answering, already_loaded, identity_of, load_for_method
+from replay_adapters.settings.options import check_checkpoints, resolve
+from replay_adapters.settings.processors import processor_of
+from replay_adapters.settings.protocol import edited_request
 from replay_core import Outcome, ReplayRecord, Steered, UsageError
+from replay_core.answer import Recent
 from replay_core.outcome import SampleReplay
-from replay_core.recent import Recent
 from replay_core.record import answer_fields, make_record
 from replay_core.sampling import SeededRows
 from replay_core.seeds import stable_seed

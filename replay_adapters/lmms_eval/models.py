@@ -15,7 +15,7 @@ from loguru import logger
 
 from replay_adapters.lmms_eval.mixin import ReplayMixin
 from replay_adapters.lmms_eval.reading import Rated
-from replay_adapters.options import check_checkpoints, resolve
+from replay_adapters.settings.options import check_checkpoints, resolve
 from replay_core import UsageError
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from replay_adapters.lmms_eval import MODEL_NAMES
-from replay_adapters.resources import resource
+from replay_adapters.settings.resources import resource
 
 if TYPE_CHECKING:
     from replay_adapters.lmms_eval.mixin import ReplayMixin

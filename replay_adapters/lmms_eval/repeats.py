@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from replay_adapters.lmms_eval.watch import Key
+from replay_adapters.lmms_eval.batches import Key
 
 
 def key_of(request: Any) -> Key:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from replay_adapters.jsonl import finished_lines
 from replay_core import UsageError
+from replay_core.jsonl import finished_lines
 
 
 @dataclass(frozen=True)

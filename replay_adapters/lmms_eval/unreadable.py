@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from replay_adapters.lmms_eval import documents
-from replay_adapters.lmms_eval.watch import Key
+from replay_adapters.lmms_eval.batches import Key
 from replay_adapters.media import UnreadableInput, check_clip, check_picture, reading
 from replay_core import ReplayRecord
 

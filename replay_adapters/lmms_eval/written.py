@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from replay_adapters.jsonl import finished_lines
 from replay_core import UsageError
+from replay_core.jsonl import finished_lines
 
 
 def incomplete(

@@ -6,19 +6,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from replay_adapters.jsonl import finished_lines
-from replay_adapters.studies.answering import answer_rows, run_arms, scores
-from replay_adapters.studies.questions import Questions
-from replay_adapters.studies.source import MODEL, Source
+from replay_adapters.lmms_eval.bench import MODEL, Source
+from replay_adapters.lmms_eval.questions import Questions
 from replay_adapters.studies.thresholds import dynamic_layers, found_on
 from replay_core import ReplayConfig, UsageError
+from replay_core.jsonl import finished_lines
 from replay_core.studies import grid, passk
+from replay_core.studies.answers import answer_rows, run_arms, scores
 from replay_core.studies.arms import Arm, judge, rows_of
-from replay_core.studies.controls import affordable_votes, control_arms
 from replay_core.studies.figures import forest
 from replay_core.studies.intervention import intervention_arms
-from replay_core.studies.output import Row, write_study
 from replay_core.studies.plots import draw_grid
+from replay_core.studies.report import Row, write_study
+from replay_core.studies.treatments import affordable_votes, control_arms
 
 BASELINE = "none"
 Findings = dict[str, Any]

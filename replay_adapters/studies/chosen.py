@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from replay_adapters.lmms_eval.bench import Source
 from replay_adapters.studies.answered import Findings, arms_study
-from replay_adapters.studies.source import Source
 from replay_core import ReplayConfig
 from replay_core.studies.arms import Arm
 from replay_core.studies.grid import masked

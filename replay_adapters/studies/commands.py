@@ -42,7 +42,7 @@ def _source(
     device: str | None,
     include_path: str | None,
 ) -> Any:
-    from replay_adapters.studies.source import Source
+    from replay_adapters.lmms_eval.bench import Source
 
     quiet_logs()
     named = [f"pair={pair}"] if pair else []
@@ -342,9 +342,9 @@ def compare(
     seed: Seed = 0,
 ) -> None:
     """Did the second run really do better? Two runs of lmms-eval or VLMEvalKit, item by item."""
-    from replay_adapters.studies.compare import compare_runs, row_of, told
-    from replay_core.studies.output import write_study
+    from replay_adapters.runs.compare import compare_runs, row_of, told
     from replay_core.studies.plots import draw_compare
+    from replay_core.studies.report import write_study
 
     found = compare_runs(run_a, run_b, tasks=task or (), metric=metric, cluster=cluster, seed=seed)
     typer.echo("\n\n".join(told(one) for one in found))

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from replay_adapters.studies.answering import answer_rows, run_arms
-from replay_adapters.studies.source import Source
+from replay_adapters.lmms_eval.bench import Source
 from replay_adapters.studies.written import drift_row, write_drift, write_perturbation
 from replay_core import Pair, ReplayConfig, ReplayResult, Steered, UsageError, make_pair
-from replay_core.adapter import adapter_layers
-from replay_core.loading import load_model
+from replay_core.pair.loading import load_model
+from replay_core.pair.lora import adapter_layers
 from replay_core.studies import drift, perturbation
+from replay_core.studies.answers import answer_rows, run_arms
 from replay_core.studies.arms import Arm
-from replay_core.studies.output import Row, Rows
+from replay_core.studies.report import Row, Rows
 
 SIGMAS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
 

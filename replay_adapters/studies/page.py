@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from replay_adapters.resources import resource
+from replay_adapters.settings.resources import resource
 from replay_adapters.studies.claims import claims_table
 from replay_adapters.studies.markdown import Column, ends, number, points, share, table
 from replay_adapters.studies.searched import search_section

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from replay_adapters.studies.answering import answer_rows, run_arms
-from replay_adapters.studies.source import Prompts, Source
+from replay_adapters.lmms_eval.bench import Prompts, Source
 from replay_core import ReplayConfig, Steered, UsageError
-from replay_core.anatomy import placeholder_masks
+from replay_core.model.anatomy import placeholder_masks
 from replay_core.studies import drift
+from replay_core.studies.answers import answer_rows, run_arms
 from replay_core.studies.arms import Arm
-from replay_core.studies.output import Row, write_study
 from replay_core.studies.overlay import Overlay, draw_overlay
+from replay_core.studies.report import Row, write_study
 
 Grid = tuple[int, int]
 

@@ -14,8 +14,8 @@ from typing import Annotated
 
 import typer
 
-from replay_adapters.pairs import pair_names
-from replay_adapters.resources import resource
+from replay_adapters.settings.pairs import pair_names
+from replay_adapters.settings.resources import resource
 from replay_core import UsageError
 
 PAIRS = ("demo", "demo_narrow", "demo_drifted")
@@ -34,10 +34,10 @@ def measure(
     grid_items: int = 150,
 ) -> None:
     """Run every study of one pair; rows that are there already are kept."""
+    from replay_adapters.lmms_eval.bench import Source
     from replay_adapters.studies import answered, measured, pictures
     from replay_adapters.studies.chosen import run_chosen
     from replay_adapters.studies.commands import quiet_logs
-    from replay_adapters.studies.source import Source
 
     quiet_logs()
     dev = Source(f"pair={pair}", DEV, batch_size=batch_size)

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from replay_adapters.studies.markdown import Column, table
-from replay_core.studies.resampling import holm
+from replay_core.studies.stats.resampling import holm
 
 Row = dict[str, str]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from replay_adapters.studies.source import Source
+from replay_adapters.lmms_eval.bench import Source
 from replay_core import UsageError
 from replay_core.record import library_versions
 from replay_core.studies import drift
-from replay_core.studies.output import write_json, write_table
+from replay_core.studies.report import write_json, write_table
 from replay_core.studies.thresholds import FixedThresholds, candidates, find
 
 

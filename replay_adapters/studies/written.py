@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from replay_core.studies import drift, perturbation
-from replay_core.studies.output import Row, write_study, write_table
 from replay_core.studies.plots import draw_drift, draw_perturbation
-from replay_core.studies.resampling import Floats
+from replay_core.studies.report import Row, write_study, write_table
+from replay_core.studies.stats.resampling import Floats
 
 Findings = dict[str, Any]
 Decode = Callable[[Sequence[int]], Sequence[str]]

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
-from replay_adapters.options import Settings, check_checkpoints, resolve
-from replay_adapters.processors import processor_revision
-from replay_adapters.run_options import PREFIX, PairOptions, RunOptions
+from replay_adapters.settings.options import Settings, check_checkpoints, resolve
+from replay_adapters.settings.processors import processor_revision
+from replay_adapters.settings.run_options import PREFIX, PairOptions, RunOptions
 from replay_adapters.vlmevalkit import CLASSES, NOT_IN_REPLAY
 from replay_core import ReplayConfig, UsageError
-from replay_core.adapter import adapted_base
-from replay_core.identity import checkpoint_revision
+from replay_core.pair.identity import checkpoint_revision
+from replay_core.pair.lora import adapted_base
 
 # What Qwen2VLChat and Qwen3VLChat take; they swallow any other argument without a word.
 _COMMON = (

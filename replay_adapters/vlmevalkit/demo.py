@@ -13,11 +13,11 @@ from types import ModuleType
 from typing import Any
 
 from replay_adapters.demo import ARMS, TASK, report
-from replay_adapters.resources import resource
+from replay_adapters.settings.resources import resource
 from replay_adapters.vlmevalkit.journal import read_lines
 from replay_core import UsageError
 from replay_core.studies.figures import run_picture
-from replay_core.studies.paired import compare
+from replay_core.studies.stats.paired import compare
 
 
 def run_demo(output: Path, limit: int | None) -> str:

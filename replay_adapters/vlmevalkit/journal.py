@@ -23,8 +23,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from replay_adapters.jsonl import Appending, Line, read_lines
 from replay_core import UsageError
+from replay_core.jsonl import Appending, Line, read_lines
 from replay_core.record import lasting
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from replay_adapters.command import check_transformers, refuse
-from replay_adapters.help import asks_for_help, print_help, vlmevalkit_options
+from replay_adapters.console import check_transformers, refuse
+from replay_adapters.settings.help import asks_for_help, print_help, vlmevalkit_options
 from replay_adapters.vlmevalkit.status import Run, verdict
 
 PROGRAM = "vlmeval_replay"

@@ -11,11 +11,11 @@ from transformers import BatchFeature
 from transformers.utils import is_flash_attn_2_available
 from vlmeval.vlm import Qwen2VLChat, Qwen3VLChat
 
-from replay_adapters.answering import Answering, already_loaded, identity_of, load_for_method
-from replay_adapters.options import check_checkpoints
-from replay_adapters.pairs import Protocol
-from replay_adapters.processors import processor_of
-from replay_adapters.protocol import edit_last_text
+from replay_adapters.session.standin import Answering, already_loaded, identity_of, load_for_method
+from replay_adapters.settings.options import check_checkpoints
+from replay_adapters.settings.pairs import Protocol
+from replay_adapters.settings.processors import processor_of
+from replay_adapters.settings.protocol import edit_last_text
 from replay_adapters.vlmevalkit import patches
 from replay_adapters.vlmevalkit.arguments import Planned, plan
 from replay_adapters.vlmevalkit.inputs import (
@@ -27,8 +27,8 @@ from replay_adapters.vlmevalkit.inputs import (
 )
 from replay_adapters.vlmevalkit.scoring import shown
 from replay_core import Outcome, ReplayRecord, Steered
+from replay_core.answer import Recent
 from replay_core.outcome import SampleReplay
-from replay_core.recent import Recent
 from replay_core.record import answer_fields, make_record
 from replay_core.seeds import stable_seed
 from replay_core.steered import split_arguments

@@ -3,7 +3,7 @@
 import difflib
 from pathlib import Path
 
-from replay_adapters.pairs import PairFile, pair_names, read_pair
+from replay_adapters.settings.pairs import PairFile, pair_names, read_pair
 from replay_adapters.vlmevalkit import ARMS
 from replay_core import UsageError
 

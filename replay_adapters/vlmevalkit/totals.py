@@ -4,7 +4,7 @@ from typing import Any
 
 from loguru import logger
 
-from replay_adapters.book import report, totals
+from replay_adapters.session.records import report, totals
 from replay_adapters.vlmevalkit.arguments import Planned
 from replay_adapters.vlmevalkit.journal import Journal, write_json
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from replay_core.config import ReplayConfig
-from replay_core.studies.paired import PairedReport, paired_report
-from replay_core.studies.resampling import holm
+from replay_core.studies.stats.paired import PairedReport, paired_report
+from replay_core.studies.stats.resampling import holm
 
 Treatment = Literal["plain", "self_pair", "shuffled", "random_x", "votes"]
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from replay_core.activations import decoder_call
-from replay_core.anatomy import Anatomy, Inputs, placeholder_masks, visual_features
 from replay_core.divergence import kl
 from replay_core.lens import Lens, entropy
-from replay_core.padding import attention_mask_of, left_padded
-from replay_core.pair import Pair, frozen
+from replay_core.model.anatomy import Anatomy, Inputs, placeholder_masks, visual_features
+from replay_core.model.call import decoder_call
+from replay_core.model.padding import attention_mask_of, left_padded
+from replay_core.pair.pair import Pair, frozen
 from replay_core.seeds import stable_seed
-from replay_core.studies.resampling import Floats, Interval, bootstrap_ratio, percentile
+from replay_core.studies.stats.resampling import Floats, Interval, bootstrap_ratio, percentile
 
 KINDS = ("visual", "text")
 FIELDS = ("count", "kl", "entropy", "agree", "kl_where_agree")

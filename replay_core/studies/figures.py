@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from replay_core.studies.paired import PairedComparison
+from replay_core.studies.stats.paired import PairedComparison
 
 BLUE, GREY, GREEN, RED = "#2962a6", "#b8bec6", "#2e8b57", "#c0392b"
 PALETTE = ("#6b7280", BLUE, GREEN, RED, "#d08a1d", "#7a4fa3", "#1b9aaa", "#8c564b")

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from replay_core.studies.figures import BLUE, GREEN, RED, canvas, save
-from replay_core.studies.resampling import Floats
+from replay_core.studies.stats.resampling import Floats
 
 
 @dataclass(frozen=True)

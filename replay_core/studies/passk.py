@@ -7,7 +7,7 @@ import numpy as np
 
 from replay_core.errors import UsageError
 from replay_core.studies.figures import PALETTE, canvas, save
-from replay_core.studies.resampling import Floats, bootstrap_ratio, percentile
+from replay_core.studies.stats.resampling import Floats, bootstrap_ratio, percentile
 
 Samples = Mapping[Hashable, Sequence[float]]
 

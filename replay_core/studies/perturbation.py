@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 from torch import Tensor
 
-from replay_core.anatomy import PIXELS, Inputs
+from replay_core.model.anatomy import PIXELS, Inputs
 from replay_core.seeds import stable_seed
 from replay_core.studies.drift import Reading
-from replay_core.studies.resampling import Floats, Interval, mean_interval
+from replay_core.studies.stats.resampling import Floats, Interval, mean_interval
 
 OUTCOMES = ("right", "wrong")
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from replay_core.studies.drift import KINDS, Profile
 from replay_core.studies.figures import BLUE, GREEN, GREY, PALETTE, RED, canvas, save
-from replay_core.studies.resampling import Floats
+from replay_core.studies.stats.resampling import Floats
 
 
 def draw_drift(path: Path, profiles: Mapping[str, Profile], findings: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from replay_core.config import Positions
 from replay_core.studies.drift import Reading
-from replay_core.studies.resampling import Floats
+from replay_core.studies.stats.resampling import Floats
 
 SMALLEST = 1e-6  # nats
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from replay_adapters.pairs import read_pair
-from replay_adapters.resources import resource
+from replay_adapters.settings.pairs import read_pair
+from replay_adapters.settings.resources import resource
 from replay_core import ReplayConfig, load_pair
 
 FOLDER = resource("configs") / "pairs" / "demo"

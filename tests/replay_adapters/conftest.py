@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from replay_adapters.jsonl import finished_lines
+from replay_core.jsonl import finished_lines
 from tests.support import tiny
 
 TASKS = Path(__file__).parent / "lmms_eval" / "tasks"

@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from replay_adapters.cli import app
-from replay_adapters.pairs import PairFile, pair_names, read_pair
+from replay_adapters.settings.pairs import PairFile, pair_names, read_pair
 from replay_core import UsageError
 
 

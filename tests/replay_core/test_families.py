@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from replay_core import Steered, UsageError, make_pair
-from replay_core.activations import decoder_call
-from replay_core.anatomy import PIXELS, check_doors, visual_features, without_pixels
+from replay_core.model.anatomy import PIXELS, check_doors, visual_features, without_pixels
+from replay_core.model.call import decoder_call
 from tests.replay_core.helpers import (
     Loaded,
     gap,

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from replay_core import ReplayConfig, ReplayTargets, Steered, make_pair
-from replay_core.anatomy import VisualFeatures
-from replay_core.replay import ReplayProblem
+from replay_core.descent import ReplayProblem
+from replay_core.model.anatomy import VisualFeatures
 from replay_core.targets import Candidates, LayerTarget
 from tests.replay_core.helpers import Loaded, gap, judge, masks_of, outcomes, owner_of, run, stable
 from tests.support import tiny

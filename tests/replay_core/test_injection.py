@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from replay_core import Pair, ReplayConfig, Steered, UsageError, make_pair
-from replay_core.anatomy import anatomy_of
 from replay_core.config import RELEASE_THRESHOLDS
 from replay_core.errors import ReplayError
 from replay_core.injection import Edit
+from replay_core.model.anatomy import anatomy_of
 from tests.replay_core.helpers import (
     Loaded,
     greedy,

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from replay_adapters.run_options import RunOptions
+from replay_adapters.settings.run_options import RunOptions
 from replay_core import Outcome, ReplayConfig
 from replay_core.outcome import SampleReplay
 

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from replay_adapters.resources import resource
+from replay_adapters.settings.resources import resource
 
 path = resource("tasks") / "replay_demo" / "replay_demo.py"
 spec = importlib.util.spec_from_file_location("replay_demo_task", path)

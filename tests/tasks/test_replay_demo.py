@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from replay_adapters.resources import resource
+from replay_adapters.settings.resources import resource
 
 FILE = resource("tasks") / "replay_demo" / "replay_demo.py"
 

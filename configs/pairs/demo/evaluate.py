@@ -22,7 +22,7 @@ import torch
 from checkpoint import GUESS, task
 from transformers import AutoProcessor, Qwen2_5_VLProcessor, set_seed
 
-from replay_adapters.pairs import read_pair
+from replay_adapters.settings.pairs import read_pair
 from replay_core import Pair, ReplayConfig, load_pair
 
 PAIRS = ("demo", "demo_narrow", "demo_drifted")

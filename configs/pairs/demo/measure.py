@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import BatchFeature, Qwen2_5_VLProcessor
 
 from replay_core import Pair, ReplayConfig, ReplayResult, Steered
-from replay_core.studies.paired import PairedComparison, compare
+from replay_core.studies.stats.paired import PairedComparison, compare
 
 BATCH = 100
 Edit = Callable[[ReplayResult], ReplayResult]

@@ -115,7 +115,7 @@ FAULTY = """
 import sys
 import torch
 from replay_adapters.lmms_eval import launcher
-from replay_core.activations import DecoderCall
+from replay_core.model.call import DecoderCall
 
 activations, asked = DecoderCall.activations, []
 

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from replay_adapters.lmms_eval import models, patches
-from replay_adapters.pairs import read_pair
+from replay_adapters.settings.pairs import read_pair
 from replay_core import UsageError
 
 PUBLISHED = yaml.safe_load((Path(__file__).parents[1] / "prompts.yaml").read_text("utf-8"))
@@ -56,7 +56,7 @@ def test_the_table_has_every_pair_whose_words_are_published():
 
 
 def read_pair_folder() -> Path:
-    from replay_adapters.resources import resource
+    from replay_adapters.settings.resources import resource
 
     return resource("configs") / "pairs"
 

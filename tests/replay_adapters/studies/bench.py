@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from replay_adapters.studies.source import Prompts
+from replay_adapters.lmms_eval.bench import Prompts
 from replay_core import ReplayConfig, UsageError
 from replay_core.studies.arms import Arm
 from tests.replay_core.helpers import Loaded

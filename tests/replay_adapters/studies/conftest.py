@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from replay_adapters.studies import answering
+from replay_core.studies import answers as answering
 from tests.replay_adapters.studies.bench import Answerer
 
 

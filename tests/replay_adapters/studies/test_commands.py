@@ -60,7 +60,7 @@ def test_drift(folder):
 
 
 def test_a_policy_that_is_its_own_base_does_not_drift(folder, tmp_path):
-    from replay_adapters.pairs import read_pair
+    from replay_adapters.settings.pairs import read_pair
 
     base = read_pair("demo").base
     pair = tmp_path / "self.yaml"
@@ -105,7 +105,7 @@ def test_controls_and_resume(folder, monkeypatch):
     kept = sorted(folder.glob("answers.*.jsonl"), key=lambda path: path.stat().st_mtime)[-1]
     lines = kept.read_text().splitlines()
     kept.write_text("\n".join(lines[:-5]) + "\n" + lines[-5][:40])  # as a kill leaves it
-    from replay_adapters.studies import answering
+    from replay_core.studies import answers as answering
 
     answered = []
     original = answering._Answerer.rows
@@ -178,7 +178,7 @@ def test_lmms_evals_samples_are_scored_one_by_one(tmp_path):
     """Also where the task itself asks eight times and scores the list."""
     right = "<answer>{}</answer>"
     for task in ("replay_demo", "replay_demo_passk"):
-        from replay_adapters.studies.questions import Questions
+        from replay_adapters.lmms_eval.questions import Questions
 
         questions = Questions(task, "qwen2_vl_replay")
         documents = questions.documents(2)

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from replay_adapters.resources import resource
+from replay_adapters.settings.resources import resource
 from replay_adapters.studies.searched import search_section
 from tests.support.tables import tables
 

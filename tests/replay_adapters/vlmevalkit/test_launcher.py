@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from replay_adapters.help import vlmevalkit_options
+from replay_adapters.settings.help import vlmevalkit_options
 from replay_adapters.vlmevalkit import launcher
 
 

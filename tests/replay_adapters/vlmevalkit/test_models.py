@@ -133,7 +133,7 @@ def test_qwen3_vl_answers_as_its_stock_class_and_is_replayed(
 ):
     import vlmeval.vlm
 
-    from replay_adapters.answering import already_loaded
+    from replay_adapters.session.standin import already_loaded
     from replay_adapters.vlmevalkit.patches import gpu_memory_known
 
     watch = Watch(monkeypatch)

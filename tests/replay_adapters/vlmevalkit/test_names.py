@@ -2,8 +2,8 @@
 
 import pytest
 
-from replay_adapters.options import resolve
-from replay_adapters.pairs import pair_names, read_pair
+from replay_adapters.settings.options import resolve
+from replay_adapters.settings.pairs import pair_names, read_pair
 from replay_adapters.vlmevalkit.names import arguments_of, model_names
 from replay_core import UsageError
 

@@ -8,7 +8,7 @@ import torch
 
 from replay_adapters.vlmevalkit.journal import Journal, read_lines
 from replay_adapters.vlmevalkit.resuming import ask_again, take_over
-from replay_core.activations import DecoderCall
+from replay_core.model.call import DecoderCall
 from tests.replay_adapters.vlmevalkit.conftest import REPLAY
 
 

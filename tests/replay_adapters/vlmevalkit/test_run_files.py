@@ -6,7 +6,7 @@ import json
 import pytest
 from transformers import Qwen2_5_VLConfig
 
-from replay_adapters.resources import resource
+from replay_adapters.settings.resources import resource
 from replay_adapters.vlmevalkit import launcher
 
 FILES = sorted((resource("configs") / "vlmevalkit").glob("*.json"))
@@ -31,10 +31,10 @@ def test_all_the_suites_are_there():
 def test_a_run_file_is_accepted_and_its_arms_differ_in_the_method_only(path, monkeypatch, tmp_path):
     """With the configs of the published checkpoints, which no test downloads."""
     config = Qwen2_5_VLConfig(architectures=["Qwen2_5_VLForConditionalGeneration"])
-    for module in ("replay_core.pair", "replay_adapters.options"):
+    for module in ("replay_core.pair.pair", "replay_adapters.settings.options"):
         monkeypatch.setattr(f"{module}.load_config", lambda checkpoint: config)
     arguments = "replay_adapters.vlmevalkit.arguments"
-    for module in ("replay_adapters.options", arguments):
+    for module in ("replay_adapters.settings.options", arguments):
         monkeypatch.setattr(f"{module}.adapted_base", lambda checkpoint: None)
     revision = "commit of {}".format
     monkeypatch.setattr(

@@ -6,9 +6,9 @@ from statsmodels.stats.multitest import multipletests
 
 from replay_core import ReplayConfig
 from replay_core.studies.arms import judge, rows_of
-from replay_core.studies.controls import control_arms
 from replay_core.studies.grid import grid_arms, mean_curve, step_sizes
 from replay_core.studies.intervention import SELECTS, intervention_arms
+from replay_core.studies.treatments import control_arms
 
 PRESET = ReplayConfig(layers=(0, 2, 5), threshold=0.2, step_size=300, steps=7)
 

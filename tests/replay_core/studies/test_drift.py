@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 
 from replay_core.studies import drift
-from replay_core.studies.controls import self_pair
+from replay_core.studies.treatments import self_pair
 from tests.replay_core.helpers import state_of
 
 

@@ -5,8 +5,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from replay_core.studies.figures import GREEN, RED, forest, run_picture
-from replay_core.studies.paired import PairedComparison
 from replay_core.studies.plots import draw_compare
+from replay_core.studies.stats.paired import PairedComparison
 
 
 @pytest.fixture

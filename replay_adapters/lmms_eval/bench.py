@@ -1,0 +1,206 @@
+"""Prompts and scores of an lmms-eval task, through the harness's own dataloader and model class."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from replay_adapters.lmms_eval import MODEL_NAMES
+from replay_adapters.lmms_eval.batches import escaping
+from replay_adapters.lmms_eval.questions import Questions, quiet_bars
+from replay_adapters.session.standin import Answering
+from replay_adapters.settings.options import Settings, check_checkpoints, resolve
+from replay_core import Pair, UsageError
+from replay_core.model.anatomy import MODALITIES, PIXELS
+from replay_core.seeds import stable_seed
+from replay_core.steered import split_arguments
+
+MODEL = "qwen2_vl_replay"
+
+Respond = Callable[["Prompts"], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """One batch as the harness gave it to ``model.generate``.
+
+    ``inputs`` are the processor's tensors, ``generation`` the other arguments, ``documents`` the
+    document of each row.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    generation: dict[str, Any]
+    documents: tuple[int, ...]
+
+    def digests(self, placeholders: Sequence[int]) -> list[str]:
+        """Return 16 hexadecimal digits per row, of its tokens and pixels, whatever its padding.
+
+        ``placeholders`` are the model's ids of visual tokens. Where pixels stand in proportion to
+        them (Qwen's flat patches), or one block per row, each row has its own; else the batch's.
+        """
+        ids, mask = self.inputs["input_ids"], self.inputs["attention_mask"].bool()
+        visual = [int(torch.isin(row, row.new_tensor(placeholders)).sum()) for row in ids]
+        starts = [sum(visual[:i]) for i in range(len(visual) + 1)]
+        texts = [str(row[kept].tolist()) for row, kept in zip(ids, mask, strict=True)]
+        states = [hashlib.sha256(text.encode()) for text in texts]
+        for name in PIXELS:
+            if name not in self.inputs:
+                continue
+            pixels = self.inputs[name].detach().cpu().contiguous()
+            per_token, left = divmod(len(pixels), max(starts[-1], 1))
+            for row, state in enumerate(states):
+                if left == 0:
+                    mine = pixels[starts[row] * per_token : starts[row + 1] * per_token]
+                else:
+                    mine = pixels[row] if len(pixels) == len(ids) else pixels
+                state.update(mine.contiguous().view(torch.uint8).numpy().tobytes())
+        return [state.hexdigest()[:16] for state in states]
+
+
+class Source:
+    """A pair in the harness's model class, and one of its tasks.
+
+    ``arguments`` are lmms-eval's ``--model_args`` (a pair, pixels, ``replay_…`` options), which are
+    checked as on its command line. Both models are loaded whole, so that every arm can answer.
+
+    Raises:
+        UsageError: bad options, an unknown task, or one that does not ask for free text.
+    """
+
+    def __init__(
+        self,
+        arguments: str,
+        task: str,
+        *,
+        batch_size: int = 8,
+        model: str = MODEL,
+        device: str | None = None,
+        include_path: str | None = None,
+    ) -> None:
+        if model not in MODEL_NAMES:
+            raise UsageError(f"--model {model} is not allowed (allowed: {', '.join(MODEL_NAMES)})")
+        self.name, self.batch_size = task, batch_size
+        self.settings = _settings(arguments)
+        self.settings.check_tasks([task])
+        self.lm = _build(model, arguments, self.settings, batch_size, device)
+        self.questions = Questions(task, model, simple=self.lm.is_simple, include_path=include_path)
+        self.lm.task_dict[task] = self.questions.task.dataset
+        self._respond: Respond | None = None
+        answering = Answering(self.lm.pair.policy.model, escaping(self._generate))
+        self.lm._answering = answering
+
+    @property
+    def pair(self) -> Pair:
+        """The loaded pair, both models whole."""
+        pair: Pair = self.lm.pair
+        return pair
+
+    def identity(self) -> dict[str, Any]:
+        """Return what every measurement on this source depends on."""
+        summary = self.settings.resolved()
+        for arms_own in ("config", "config_hash"):
+            summary.pop(arms_own)
+        for where in ("policy", "base"):  # the weights' own hashes stand beside
+            summary.pop(where)
+        return {
+            "task": self.name,
+            "task_hash": self.questions.digest(),
+            "model_class": type(self.lm).__name__,
+            **summary,
+            "policy_revision": self.pair.policy_revision,
+            "base_revision": self.pair.base_revision,
+            "processor_revision": self.lm.identity["processor_revision"],
+        }
+
+    def digests(self, prompts: Prompts) -> list[str]:
+        """Return what identifies each row of a batch: equal for byte-identical prompts."""
+        config = self.pair.policy.model.config
+        tokens = [getattr(config, f"{modality}_token_id", None) for modality in MODALITIES]
+        return prompts.digests([token for token in tokens if token is not None])
+
+    def chunks(self, documents: Sequence[int]) -> Iterator[list[int]]:
+        """Yield documents in groups of ``batch_size``."""
+        for start in range(0, len(documents), self.batch_size):
+            yield list(documents[start : start + self.batch_size])
+
+    def answer(self, documents: Sequence[int], respond: Respond) -> list[str]:
+        """Return one text per document; ``respond`` stands in for ``model.generate``.
+
+        It is given the batch that the harness's class made, and returns prompts and answers as
+        ``generate`` does; the class turns them into text.
+        """
+        self._respond = respond
+        requests = [self.questions.request(document) for document in documents]
+        try:
+            with quiet_bars():
+                answers = self.lm.generate_until(requests)
+        finally:
+            self._respond = None
+        return [getattr(answer, "text", answer) for answer in answers]
+
+    def prompts(self, documents: Sequence[int]) -> list[Prompts]:
+        """Return the batches that the harness makes for documents, without answering them."""
+        seen: list[Prompts] = []
+
+        def note(prompts: Prompts) -> torch.Tensor:
+            seen.append(prompts)
+            return prompts.inputs["input_ids"]
+
+        self.answer(documents, note)
+        return seen
+
+    def _generate(self, **arguments: Any) -> torch.Tensor:
+        if self._respond is None:
+            raise RuntimeError("the model was asked to answer outside of a study")
+        keys = self.lm._take_batch(len(arguments["input_ids"]))
+        inputs, generation = split_arguments(self.pair.policy, arguments)
+        return self._respond(Prompts(inputs, generation, tuple(document for _, document in keys)))
+
+    def seed(self, document: int, repeat: int = 0, seed: int | None = None) -> int:
+        """Return the seed of one answer, as the plugin draws it in a run of the harness."""
+        first = self.settings.config.seed if seed is None else seed
+        return stable_seed(first, self.name, document, repeat)
+
+    def decode(self, tokens: Sequence[int]) -> list[str]:
+        """Return each token id as text."""
+        return [self.lm.tokenizer.decode([token]) for token in tokens]
+
+
+def _settings(arguments: str) -> Settings:
+    from lmms_eval.utils import simple_parse_args_string
+
+    try:
+        given = simple_parse_args_string(arguments)
+    except ValueError as error:
+        raise UsageError(
+            f"--model_args {arguments} is not a list of name=value pairs with commas between"
+        ) from error
+    if given.get("replay_method") not in (None, "replay"):
+        raise UsageError(
+            f"replay_method={given['replay_method']} is not allowed here: a study sets the method "
+            "of its arms itself"
+        )
+    settings = resolve(given)
+    check_checkpoints(settings)
+    return settings
+
+
+def _build(
+    model: str, arguments: str, settings: Settings, batch_size: int, device: str | None
+) -> Any:
+    from lmms_eval import models
+
+    depth = check_checkpoints(settings).get_text_config().num_hidden_layers
+    kept = re.sub(rf"({'|'.join(_WHOLE)})=(\[[^\]]*\]|[^,]*),?", "", arguments).strip(",")
+    whole = [kept, f"replay_layers={depth}", "replay_boundary=aligned", "replay_thresholds=dynamic"]
+    kind: Any = models.get_model(model)
+    return kind.create_from_arg_string(
+        ",".join(part for part in whole if part), {"batch_size": batch_size, "device": device}
+    )
+
+
+# What decides how many of the base's layers are loaded; each arm has its own value in the end.
+_WHOLE = ("replay_layers", "replay_boundary", "replay_thresholds", "replay_method")

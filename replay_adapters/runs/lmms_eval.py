@@ -1,0 +1,189 @@
+"""Runs of lmms-eval, read back from its results and samples files."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from replay_adapters.runs.run import (
+    Facts,
+    Item,
+    RunLog,
+    argument_facts,
+    flat,
+    mean_of,
+    plugin_facts,
+    raw_score,
+    score,
+)
+from replay_core import UsageError
+from replay_core.jsonl import read_lines
+
+Sample = dict[str, Any]
+
+
+def lmms_eval_runs(folder: Path) -> dict[str, Callable[[str | None], RunLog]]:
+    """Return task → reader of its newest run below ``folder``; a reader takes the metric."""
+    found: dict[str, Callable[[str | None], RunLog]] = {}
+    for path in sorted(folder.rglob("*_samples_*.jsonl"), key=lambda path: path.name):
+        stamp, task = path.name.removesuffix(".jsonl").split("_samples_", 1)
+        results = path.with_name(f"{stamp}_results.json")
+        if results.is_file():
+            found[task] = lambda metric, p=path, r=results, t=task: _read(p, r, t, metric)
+    return found
+
+
+def _read(path: Path, results_file: Path, task: str, metric: str | None) -> RunLog:
+    results = _json(results_file)
+    config = results["configs"][task]
+    samples = _samples(path, results, task)
+    names = [entry["metric"] for entry in config.get("metric_list") or ()]
+    named = metric or _first_of_all(samples, names)
+    if not any(named in sample for sample in samples):
+        raise UsageError(
+            f"metric {named!r} is no number per document in {path.name} (give --metric; the "
+            f"task names {', '.join(names) or 'none'})"
+        )
+    items = {}
+    for sample in _part(samples, named, names):
+        document = sample["doc_id"]
+        raw = raw_score(sample, named, config.get("score_key") or "score")
+        value = raw if raw is not None else sample.get(named)
+        items[document] = _item(sample, named, score(value, named, task, document, path))
+    replay = results.get("replay") or {}
+    sizes = (results.get("n-samples") or {}).get(task) or {}
+    return RunLog(
+        "lmms-eval",
+        task,
+        named,
+        path,
+        items,
+        _facts(results, config),
+        settings=replay or {"policy": _pairs(_run(results).get("model_args")).get("pretrained")},
+        asked=len(samples),
+        whole=sizes.get("original"),
+        reported=_reported((results.get("results") or {}).get(task) or {}, named),
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is no whole JSON file ({error})") from error
+    return found
+
+
+def _samples(path: Path, results: Mapping[str, Any], task: str) -> list[Sample]:
+    """Return the file's samples, one per document and as many as the run had.
+
+    Raises:
+        UsageError: the file was cut, or holds a document twice.
+    """
+    try:
+        samples = read_lines(path)
+    except ValueError as error:
+        raise UsageError(f"{path} is no file of JSON lines ({error})") from error
+    seen = set()
+    for sample in samples:
+        if sample["doc_id"] in seen:
+            raise UsageError(
+                f"document {sample['doc_id']} of task {task} stands twice in {path}, as of a task "
+                "with several filters: which of its scores is meant cannot be told"
+            )
+        seen.add(sample["doc_id"])
+    sizes = (results.get("n-samples") or {}).get(task) or {}
+    asked = sizes.get("effective")
+    if isinstance(asked, int):
+        asked = min(asked, sizes["original"] - (_run(results).get("offset") or 0))
+    if isinstance(asked, int) and asked != len(samples):
+        raise UsageError(
+            f"{path} holds {len(samples)} of the {asked} documents that the run asked of task "
+            f"{task}; run it again"
+        )
+    if sum(1 for line in path.read_bytes().split(b"\n") if line.strip()) != len(samples):
+        raise UsageError(f"{path} holds no whole last line; run task {task} again")
+    return samples
+
+
+def _first_of_all(samples: Sequence[Sample], names: Sequence[str]) -> str:
+    """Return the task's first metric that is not one of only a part of the documents."""
+    whole = (name for name in names if _others(samples, name, names) is None)
+    return next(whole, names[0] if names else "")
+
+
+def _part(samples: Sequence[Sample], metric: str, names: Sequence[str]) -> list[Sample]:
+    """Return the samples that a metric is about: all, or those of its part of the task.
+
+    Some tasks divide their documents between metrics, as HR-Bench does between ``single`` and
+    ``cross``. A document that lacks the metric for no such reason stays, and its score is missing.
+    """
+    others = _others(samples, metric, names) or set()
+    return [sample for sample in samples if metric in sample or not others & sample.keys()]
+
+
+def _others(samples: Sequence[Sample], metric: str, names: Sequence[str]) -> set[str] | None:
+    """Return the metrics of the other parts of the task; None where ``metric`` has no part."""
+    having = [sample for sample in samples if metric in sample]
+    common = {name for sample in having for name in sample.keys() & set(names)}
+    others = {name for name in names if name not in common}
+    divided = having and any(others & sample.keys() for sample in samples)
+    return others if divided else None
+
+
+def _item(sample: Sample, metric: str, value: float) -> Item:
+    records = sample.get("replay") or []
+    counts = [c["output_tokens"] for c in sample.get("token_counts") or () if c]
+    table = sample.get(metric)
+    return Item(
+        value,
+        asked=str(sample.get("input", "")),
+        target=str(sample.get("target", "")),
+        tokens=mean_of([record.get("new_tokens") for record in records] or counts),
+        truncated=mean_of([record.get("truncated") for record in records]),
+        fields=flat({**(table if isinstance(table, dict) else {}), **sample}),
+    )
+
+
+def _reported(numbers: Mapping[str, Any], metric: str) -> float | None:
+    """Return the harness's number for a metric: its key is ``metric,filter``."""
+    found = [value for key, value in numbers.items() if key.partition(",")[0] == metric]
+    usable = len(found) == 1 and isinstance(found[0], int | float)
+    return float(found[0]) if usable else None
+
+
+def _facts(results: Mapping[str, Any], config: Mapping[str, Any]) -> Facts:
+    run, replay = _run(results), results.get("replay")
+    backend = re.findall(r"\((chat|simple)\)", str(run.get("model_backend", "")))
+    facts = plugin_facts(replay) if replay else argument_facts(_pairs(run.get("model_args")))
+    facts["prompt"] |= {
+        "class": backend[0] if backend else None,
+        "system_instruction": results.get("system_instruction"),
+        "few shots": config.get("num_fewshot"),
+        "prompt parts": config.get("lmms_eval_specific_kwargs"),
+    }
+    facts["decoding"] |= {
+        "generation": {
+            **(config.get("generation_kwargs") or {}),
+            **_pairs(run.get("gen_kwargs")),
+            **facts["decoding"].pop("generation", {}),
+        },
+        "repeats": config.get("repeats"),
+    }
+    cli = run.get("resolved_cli_args") or {}
+    judge = {"scorer": re.sub(r" at 0x[0-9a-f]+", "", str(config.get("process_results")))}
+    facts["judge"] = {**judge, "reasoning_tags": cli.get("reasoning_tags")}
+    return facts
+
+
+def _run(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    return results.get("config") or {}
+
+
+def _pairs(text: Any) -> dict[str, Any]:
+    """Return ``a=1,b=[2,3]`` as a mapping; empty for nothing."""
+    if isinstance(text, Mapping):
+        return dict(text)
+    parts = re.split(r",(?![^\[]*\])", text) if isinstance(text, str) else []
+    return dict(part.split("=", 1) for part in parts if "=" in part)

@@ -1,0 +1,97 @@
+"""The records of a run: kept by document while it goes, and summed up at its end."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from statistics import fmean
+from typing import Any
+
+from loguru import logger
+
+from replay_adapters.settings.run_options import PREFIX
+from replay_core import Outcome, ReplayRecord
+from replay_core.record import lasting
+
+STEERED = (Outcome.APPLIED, Outcome.OFF)
+
+
+class RecordBook:
+    """Records by (task, document), in the order of repeats and rounds."""
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[str, Any], list[ReplayRecord]] = defaultdict(list)
+
+    def add(self, task: str, document: Any, record: ReplayRecord) -> None:
+        """Keep one record."""
+        self._records[task, document].append(record)
+
+    def of(self, task: str, document: Any) -> list[dict[str, Any]]:
+        """Return a document's records as plain data; empty for an answer from a cache."""
+        return [
+            record.model_dump(mode="json") for record in self._records.get((task, document), ())
+        ]
+
+    def lasts(self, task: str, document: Any) -> bool:
+        """Return whether a later run may be served a document's answer from a store."""
+        return all(map(lasting, self.of(task, document)))
+
+    def all(self) -> list[ReplayRecord]:
+        """Return every record."""
+        return [record for records in self._records.values() for record in records]
+
+
+def totals(records: Iterable[Mapping[str, Any] | ReplayRecord]) -> dict[str, Any]:
+    """Return what a run's records add up to: counts of outcomes, mean losses, seconds, cut answers.
+
+    ``remedies`` says what to do about an outcome. Losses are means over the ``applied`` samples, in
+    nats; ``rose`` counts the samples whose loss rose on its way; seconds are per sample.
+    """
+    rows = [
+        row.model_dump(mode="json") if isinstance(row, ReplayRecord) else row for row in records
+    ]
+    applied = [row for row in rows if row["outcome"] == Outcome.APPLIED.value]
+    counts = dict(Counter(str(row["outcome"]) for row in rows))
+    finished = [row["truncated"] for row in rows if row["truncated"] is not None]
+    return {
+        "n": len(rows),
+        "outcomes": counts,
+        "remedies": {name: remedy for name in counts if (remedy := Outcome(name).remedy(PREFIX))},
+        "loss_before": _mean(row["loss_before"] for row in applied),
+        "loss_after": _mean(row["loss_after"] for row in applied),
+        "rose": sum(bool(row.get("rose")) for row in rows),
+        "masked_fraction": _mean(
+            share for row in rows for share in row["masked_fraction"].values()
+        ),
+        "changed_fraction": _mean(row["changed_fraction"] for row in applied),
+        "seconds_per_sample": {
+            part: _mean(row["seconds"][part] for row in rows) for part in ("base", "loop", "decode")
+        },
+        "new_tokens": _mean(row["new_tokens"] for row in rows),
+        "truncated": _mean(float(cut) for cut in finished),
+    }
+
+
+def report(summary: Mapping[str, Any]) -> None:
+    """Log the totals; a warning, with the remedy, for what kept samples from being steered."""
+    outcomes = ", ".join(f"{name} {count}" for name, count in sorted(summary["outcomes"].items()))
+    logger.info(f"replay: {summary['n']} answers: {outcomes}")
+    for name, count in sorted(summary["outcomes"].items()):
+        outcome = Outcome(name)
+        if outcome not in STEERED:
+            remedy = outcome.remedy(PREFIX)
+            then = f": {remedy}" if remedy else ""
+            logger.warning(f"replay: {name} in {count} of {summary['n']}: {outcome.meaning}{then}")
+    if summary["loss_before"] is not None:
+        logger.info(
+            f"replay: masked KL {summary['loss_before']:.4g} → {summary['loss_after']:.4g} nats, "
+            "mean of the samples it was applied to"
+        )
+    if summary["rose"]:
+        logger.warning(
+            f"replay: in {summary['rose']} of {summary['n']} answers the loss rose more than 5% "
+            "above its start on the way; a lower replay_step_size descends more steadily"
+        )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    collected = [value for value in values if value is not None]  # injection has no losses
+    return fmean(collected) if collected else None

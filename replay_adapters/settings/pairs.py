@@ -1,0 +1,161 @@
+"""Pair files: which policy belongs to which base, and how the pair is meant to be run."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from replay_adapters.settings.resources import resource
+from replay_core import UsageError
+from replay_core.config import sentence
+
+QUESTION = "{Question}"
+
+
+class Protocol(BaseModel):
+    """The prompt and the decoding that a policy was trained and published with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    system_prompt: str | None = None
+    question_template: str | None = Field(None, description=f"a text with {QUESTION} in it, once")
+    """Text around the task's own question, which stands where ``{Question}`` does."""
+    type_suffixes: dict[str, str] = {}
+    """Kind of question → text behind it."""
+    question_type: str | None = None
+    """The kind of question that is asked: one of ``type_suffixes``."""
+    user_suffix: str | None = None
+    """Text behind the task's own question, and behind all of the above."""
+    min_pixels: int | None = Field(None, gt=0)
+    max_pixels: int | None = Field(None, gt=0)
+    max_num_frames: int | None = Field(None, gt=0)
+    generation: dict[str, Any] = {}
+    """Generation settings, under the harness's names (``max_new_tokens``, ``temperature`` …)."""
+
+    @field_validator("question_template")
+    @classmethod
+    def _holds_the_question(cls, template: str | None) -> str | None:
+        if template is not None and template.count(QUESTION) != 1:
+            raise ValueError(f"{template.count(QUESTION)} times {QUESTION} instead of once")
+        return template
+
+    @model_validator(mode="after")
+    def _type_is_known(self) -> "Protocol":
+        if self.question_type is not None and self.question_type not in self.type_suffixes:
+            raise ValueError(
+                f"question_type={self.question_type} has no suffix (allowed: "
+                f"{', '.join(self.type_suffixes) or 'none, as there are no type_suffixes'})"
+            )
+        return self
+
+
+class PairFile(BaseModel):
+    """One file of ``configs/pairs``; a user's own file has the same form."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = ""
+    display: str = ""
+    """The name in VLMEvalKit's model names, where the policy's own would not be the only one."""
+    policy: str
+    """Checkpoint that answers: a hub id, or a folder (relative to this file)."""
+    base: str
+    rl_start: str | None = None
+    """The checkpoint RL began from, where it is not the base that the paper pairs it with."""
+    processor: str | None = None
+    """Where the processor is loaded from, when not from the policy."""
+    vision_frozen: bool | None = None
+    """Whether RL left the vision tower alone; only information, the weights are compared."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
+    """What the models are loaded in, when not in the harness's own choice."""
+    replay: dict[str, Any] = {}
+    """Preset of the replay options, under their names without ``replay_``."""
+    presets: dict[str, dict[str, Any]] = {}
+    """Further presets by name, for ``replay_preset``: each stands over ``replay``. For a published
+    number that was made with other settings than these."""
+    inject: dict[str, Any] = {}
+    """The same for ``replay_method=inject``, which does not read ``replay``."""
+    protocol: Protocol = Protocol()
+    tasks: tuple[str, ...] | None = None
+    """The only tasks that the pair makes sense on; None for a general model."""
+    notes: str = ""
+    """Where each number comes from."""
+
+    @model_validator(mode="after")
+    def _presets_are_of_replay(self) -> "PairFile":
+        named = [name for name, preset in self.presets.items() if "method" in preset]
+        if named:
+            raise ValueError(
+                f"presets.{named[0]} has a method, but presets are for replay_method=replay "
+                "(allowed: the other options; settings of an injection stand under 'inject')"
+            )
+        return self
+
+
+def pair_names() -> list[str]:
+    """Return the names of the shipped pairs."""
+    return sorted(path.stem for path in (resource("configs") / "pairs").glob("*.yaml"))
+
+
+def read_pair(name_or_path: str) -> PairFile:
+    """Return a shipped pair by name, or the pair in a YAML file.
+
+    Raises:
+        UsageError: there is no such pair, or the file is not a pair file.
+    """
+    path = _file_of(name_or_path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"pair file {path} is not YAML: {reason}") from error
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"pair file {path} holds {type(content).__name__}, not a mapping with 'policy' and "
+            "'base'"
+        )
+    try:
+        pair = PairFile(**{str(key): value for key, value in content.items()})
+    except ValidationError as error:
+        raise UsageError(f"pair file {path}: {sentence(error, PairFile)}") from error
+    beside = {"name": pair.name or path.stem}
+    for role in ("policy", "base", "processor"):
+        where = getattr(pair, role)
+        if where and (path.parent / where).is_dir():
+            beside[role] = str((path.parent / where).resolve())
+    return pair.model_copy(update=beside)
+
+
+def pair_text(name_or_path: str) -> str:
+    """Return a pair's file as it stands, with its sources, and the fields that it leaves open.
+
+    Raises:
+        UsageError: there is no such pair, or the file is not a pair file.
+    """
+    pair, path = read_pair(name_or_path), _file_of(name_or_path)
+    open_fields = [name for name in PairFile.model_fields if name not in pair.model_fields_set]
+    text = path.read_text(encoding="utf-8").rstrip()
+    return f"# {pair.name}: {path}\n{text}\n# not given: {', '.join(open_fields) or 'nothing'}\n"
+
+
+def _file_of(name_or_path: str) -> Path:
+    """Return the file of a shipped pair, or the file that a path names."""
+    shipped = resource("configs") / "pairs" / f"{name_or_path}.yaml"
+    path = shipped if shipped.is_file() else Path(name_or_path).expanduser()
+    if not path.is_file():
+        close = difflib.get_close_matches(name_or_path, pair_names(), n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UsageError(
+            f"pair={name_or_path} is neither a shipped pair nor a pair file; {hint}"
+            f"shipped pairs: {', '.join(pair_names())}"
+        )
+    return path

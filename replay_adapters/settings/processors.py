@@ -1,0 +1,161 @@
+"""Where the processor comes from, also when the policy ships none that can be loaded.
+
+Policies are published whose preprocessor_config.json names a class that no release of transformers
+has, or with no processor at all; the harnesses' classes fail on them. What such a policy ships and
+can be loaded is kept (its tokenizer and chat template, say), and the rest is its base's.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from loguru import logger
+from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
+from transformers.utils.hub import cached_file
+
+from replay_adapters.settings.options import Settings
+from replay_core import UsageError
+from replay_core.pair.identity import checkpoint_revision
+
+_IMAGES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+_TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"),
+)
+_TEMPLATE = ("chat_template.jinja", "chat_template.json")
+# What transformers raises where a file is missing, or names a class that there is not.
+_UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What a harness's class loads its processor from, and the checkpoints whose files it holds."""
+
+    source: str
+    parts: tuple[str, ...]
+
+
+def processor_of(settings: Settings) -> Processor:
+    """Return where the processor is loaded from: as the pair says, the policy, or else its base.
+
+    Raises:
+        UsageError: a processor's file is damaged, or nothing that was named has a processor.
+    """
+    return _found(settings.processor_source, settings.pair.base, settings.pair.processor)
+
+
+def processor_revision(settings: Settings) -> str:
+    """Return what identifies the processor that is used: its chat template, tokenizer and all."""
+    return "+".join(checkpoint_revision(part) for part in processor_of(settings).parts)
+
+
+def _found(source: str, base: str, named: str | None) -> Processor:
+    images, text = _trouble(source, checkpoint_revision(source))
+    if not images and not text:
+        return Processor(source, (source,))
+    reason = images or text
+    if named is not None:
+        raise UsageError(f"the processor {named} cannot be loaded: {reason}")
+    theirs = next(filter(None, _trouble(base, checkpoint_revision(base))), "")
+    if theirs:
+        beside = "" if base == source else f", and neither does its base {base} ({theirs})"
+        raise UsageError(
+            f"{source} ships no processor that can be loaded ({reason}){beside}; name a checkpoint "
+            "that does as 'processor' in a pair file"
+        )
+    taken = ["image processor"] * bool(images) + ["tokenizer"] * bool(text)
+    _say(
+        f"replay: {source} ships no {' and no '.join(taken)} that can be loaded ({reason}): what "
+        f"is missing is taken from its base {base}"
+    )
+    own_template = any(_file(source, name) for name in _TEMPLATE) or (
+        not text and AutoTokenizer.from_pretrained(source).chat_template is not None
+    )
+    if images and text and not own_template:
+        return Processor(base, (base,))
+    wanted = dict.fromkeys(_IMAGES, base if images else source)
+    wanted |= dict.fromkeys(_TOKENIZER, base if text else source)
+    wanted |= dict.fromkeys(_TEMPLATE, source if own_template else base)
+    return _joined(source, base, wanted)
+
+
+def _joined(source: str, base: str, wanted: Mapping[str, str]) -> Processor:
+    """Put usable files of a policy's processor and the rest of its base's into one folder.
+
+    ``wanted``: name of a file → where it is taken from, if it is there.
+    """
+    folder = Path(_kept(checkpoint_revision(source), checkpoint_revision(base)).name)
+    for name, where in {**wanted, "config.json": source}.items():
+        if (path := _file(where, name)) is not None:
+            shutil.copy(path, folder / name)
+    return Processor(str(folder), (source, base))
+
+
+@lru_cache(maxsize=16)
+def _kept(*revisions: str) -> Any:
+    """Return the folder for the processor of two checkpoints; it lasts as long as the process."""
+    return TemporaryDirectory(prefix="replay-processor-")
+
+
+@lru_cache(maxsize=64)
+def _say(warning: str) -> None:
+    """Log a warning once."""
+    logger.warning(warning)
+
+
+@lru_cache(maxsize=64)
+def _trouble(source: str, revision: str) -> tuple[str, str]:
+    """Return why a checkpoint's image processor and tokenizer cannot be used; empty if they can."""
+    _check_readable(source)
+    return _trouble_with_images(source), _trouble_with_text(source)
+
+
+def _trouble_with_images(source: str) -> str:
+    try:
+        processor = AutoProcessor.from_pretrained(source)
+    except _UNUSABLE as error:
+        return (str(error).strip().splitlines() or [repr(error)])[0].split(". ")[0].rstrip(".")
+    if not isinstance(processor, ProcessorMixin):  # transformers then makes do with a tokenizer
+        return "the class of its processor is not in transformers"
+    return ""
+
+
+def _trouble_with_text(source: str) -> str:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except _UNUSABLE as error:
+        return (str(error).strip().splitlines() or [repr(error)])[0].split(". ")[0].rstrip(".")
+    # Without its files transformers makes one without vocabulary, which reads any text as empty.
+    return "" if tokenizer("a text").input_ids else "its tokenizer has no vocabulary"
+
+
+def _check_readable(source: str) -> None:
+    """Refuse a damaged file: what was meant to be used is not replaced by something else."""
+    for name in (*_IMAGES, *_TOKENIZER, *_TEMPLATE):
+        path = Path(source) / name
+        if not path.is_file():
+            continue
+        content = path.read_bytes()
+        if content.startswith(b"version https://git-lfs"):
+            raise UsageError(
+                f"{path} is a git-lfs pointer, not the file itself, which `git lfs pull` fetches"
+            )
+        if path.suffix == ".json":
+            try:
+                json.loads(content)
+            except ValueError as error:
+                raise UsageError(f"{path} is not JSON ({error})") from error
+
+
+def _file(source: str, name: str) -> Path | None:
+    """Return a checkpoint's file, from its folder or the hub; None where it has none."""
+    try:
+        found = cached_file(source, name)
+    except OSError:
+        return None
+    return None if found is None else Path(found)

@@ -1,0 +1,259 @@
+"""The method: a problem, the descent that solves it, and a result with a named outcome.
+
+    x ← x - α ∂/∂x (1/N) Σ_l mean_{i in M_l} KL(p_base[l,i] ‖ p_policy[l,i])
+
+x is added to the visual features at the language model's input; both models stay frozen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from replay_core.config import ReplayConfig
+from replay_core.divergence import kl, masked_mean
+from replay_core.lens import Lens
+from replay_core.model.anatomy import VisualFeatures
+from replay_core.model.call import DecoderCall
+from replay_core.model.hooks import Where
+from replay_core.outcome import Outcome, SampleReplay
+from replay_core.targets import Candidates, LayerTarget, ReplayTargets, arithmetic
+
+# Below this many nats per layer a KL computed in float32 is rounding: log-probabilities of
+# magnitude 20 carry an error of about 16 eps each, and both sides have one.
+ROUNDING_FLOOR = 32 * torch.finfo(torch.float32).eps
+
+
+@dataclass(frozen=True)
+class ReplayProblem:
+    """The replay loss of one batch as a function of x, of shape (visual tokens, hidden)."""
+
+    call: DecoderCall
+    candidates: Candidates
+    features: VisualFeatures
+    visual_row: Tensor
+    visual_column: Tensor
+    targets: ReplayTargets
+    config: ReplayConfig
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of x and of all that is computed from the activations."""
+        return arithmetic(self.config, self.features.flat.dtype)
+
+    def losses(self, delta: Tensor) -> Tensor:
+        """Return each sample's loss (samples,) in nats, differentiable in ``delta``.
+
+        Each layer's mean has the dtype of x; they are summed over layers and divided by N in
+        float32 at least, as the release does, whose sum begins with a float32 zero.
+        """
+        wide = torch.promote_types(self.dtype, torch.float32)
+        total = torch.zeros(self.candidates.samples, dtype=wide, device=delta.device)
+        if not self.targets.layers:
+            return total
+        features = self.features.flat
+        edited = (features.to(delta.dtype) + delta).to(features.dtype)
+        place = self.call.embeds.device
+        where = (self.visual_row.to(place), (self.visual_column - self.call.start).to(place))
+        embeds = self.call.embeds.index_put(where, edited.to(self.call.embeds))
+        states = self._policy_states(embeds)
+        for layer, target in self.targets.layers.items():
+            hidden = states[layer][target.index]
+            # Recomputed in the backward pass: the gathered head rows would fill the memory.
+            total = total + checkpoint(self._layer_loss, hidden, target, use_reentrant=False)
+        return total / self.candidates.visual.clamp(min=1)
+
+    def _policy_states(self, embeds: Tensor) -> dict[int, Tensor]:
+        """Return layer → (candidates, hidden) that is matched to the base after that layer."""
+        where: Where = "before" if self.config.boundary == "reference" else "after"
+        states = self.call.activations(list(self.targets.layers), where=where, embeds=embeds)
+        return {layer: self.candidates.of(state, self.call) for layer, state in states.items()}
+
+    def _layer_loss(self, hidden: Tensor, target: LayerTarget) -> Tensor:
+        """Return, per sample, the mean KL over one layer's selected positions."""
+        lens = Lens(self.call.anatomy, self.dtype)
+        logits = lens.logits(hidden) if target.ids is None else lens.logits_at(hidden, target.ids)
+        divergences = kl(target.log_probs, torch.log_softmax(logits, -1))
+        owner = self.candidates.row[target.index]
+        return masked_mean(divergences, owner, self.candidates.samples)
+
+
+@dataclass(frozen=True)
+class Descent:
+    """The end of the loop: x (visual tokens, hidden), 0 where a sample is not steered, and for each
+    sample its loss at every iterate, the loss at the loop's own choice of x (also where that was
+    then rejected), and its outcome."""
+
+    delta: Tensor
+    losses: Tensor
+    loss_after: Tensor
+    outcomes: tuple[Outcome, ...]
+
+
+def descend(problem: ReplayProblem) -> Descent:
+    """Minimise the loss over x by plain gradient descent from 0.
+
+    The loss is summed over the batch; outcome and stopping are each sample's own. A sample ends at
+    once when its loss is rounding (``no_drift``) and leaves the loop when it is not finite.
+    """
+    config, features = problem.config, problem.features.flat
+    delta = torch.zeros_like(features, dtype=problem.dtype, requires_grad=True)
+    weight, rest = _weights(problem)
+    optimiser = torch.optim.SGD([delta], lr=config.step_size * rest)
+    owner = problem.visual_row
+    empty = _without_target(problem)
+    alive = torch.tensor([outcome is None for outcome in empty], device=features.device)
+    history: list[Tensor] = []
+    best, best_loss = delta.detach().clone(), torch.full_like(alive, torch.inf, dtype=torch.float32)
+    for step in range(config.steps + 1):
+        with torch.set_grad_enabled(step < config.steps):
+            losses = problem.losses(delta)
+        history.append(losses.detach())
+        alive = alive & losses.isfinite()
+        if step == 0 and config.boundary == "aligned":
+            alive = alive & (history[0] > _floor(problem))
+        better = alive & (history[-1] < best_loss)
+        best_loss = torch.where(better, history[-1], best_loss)
+        best = torch.where(better[owner, None], delta.detach(), best)
+        if step == config.steps or not alive.any():
+            break
+        optimiser.zero_grad()
+        (weight * losses)[alive].sum().backward()
+        assert delta.grad is not None
+        broken = (~delta.grad.isfinite()).any(-1)
+        alive = alive & (torch.bincount(owner[broken], minlength=len(alive)) == 0)
+        delta.grad[~alive[owner]] = 0
+        optimiser.step()
+    kept = best if config.keep == "best" else delta.detach()
+    curves = torch.stack(history, dim=1).float()
+    after = best_loss.float() if config.keep == "best" else curves[:, -1]
+    outcomes = _named(problem, empty, alive, curves, after, kept)
+    steered = [
+        outcome is Outcome.APPLIED
+        or (outcome is Outcome.DIVERGED and config.boundary == "reference")
+        for outcome in outcomes
+    ]
+    keep = torch.tensor(steered, device=kept.device)[owner, None]
+    return Descent(torch.where(keep, kept, 0), curves, after, tuple(outcomes))
+
+
+def _weights(problem: ReplayProblem) -> tuple[Tensor, float]:
+    """Return what the losses (samples,) are multiplied by before the gradient, and α after it.
+
+    A gradient of about 1/(N·|M|) lies below what float16 can hold, and N² above it. So the loss
+    bears the N² where steps are scaled by tokens, and else a power of two near the batch's largest
+    N, which α is divided by: it changes no digit of a gradient that can be held.
+    """
+    visual = problem.candidates.visual
+    if problem.config.step_scaling == "tokens":
+        return visual**2, 1.0
+    scale = 2.0 ** int(visual.max()).bit_length()
+    return torch.full_like(visual, scale, dtype=torch.float32), 1 / scale
+
+
+def _without_target(problem: ReplayProblem) -> list[Outcome | None]:
+    """Name the outcome of the samples that have nothing to match; None for the others.
+
+    An entropy that is not a number lies below no threshold, so it would pass for a high one.
+    """
+    candidates = problem.candidates
+    matched = torch.zeros(candidates.samples, dtype=torch.bool)
+    poisoned = torch.zeros(candidates.samples, dtype=torch.bool)
+    for target in problem.targets.layers.values():
+        matched[candidates.row[target.index].cpu()] = True
+    for entropies in problem.targets.entropies.values():
+        poisoned[candidates.row[~entropies.isfinite()].cpu()] = True
+    outcomes: list[Outcome | None] = [None if some else Outcome.EMPTY_MASK for some in matched]
+    for sample in range(candidates.samples):
+        if candidates.visual[sample] == 0:
+            outcomes[sample] = Outcome.NO_VISUAL_TOKENS
+        elif poisoned[sample]:
+            outcomes[sample] = Outcome.NON_FINITE
+    return outcomes
+
+
+def _floor(problem: ReplayProblem) -> Tensor:
+    """Return the loss (samples,) below which a sample's divergence is only rounding."""
+    layers = len(problem.targets.layers)
+    return ROUNDING_FLOOR * layers / problem.candidates.visual.clamp(min=1)
+
+
+def _named(
+    problem: ReplayProblem,
+    outcomes: Sequence[Outcome | None],
+    alive: Tensor,
+    curves: Tensor,
+    after: Tensor,
+    kept: Tensor,
+) -> list[Outcome]:
+    """Name every sample's outcome after the loop."""
+    changed = _changed(problem, kept)
+    named = []
+    for sample, outcome in enumerate(outcomes):
+        first, last = curves[sample, 0], after[sample]
+        if outcome is not None:
+            named.append(outcome)
+        elif not alive[sample]:
+            quiet = first.isfinite() and first <= _floor(problem)[sample]
+            aligned = problem.config.boundary == "aligned"
+            named.append(Outcome.NO_DRIFT if quiet and aligned else Outcome.NON_FINITE)
+        elif last > first:
+            named.append(Outcome.DIVERGED)
+        else:
+            named.append(Outcome.APPLIED if changed[sample] > 0 else Outcome.NO_EFFECT)
+    return named
+
+
+def _changed(problem: ReplayProblem, delta: Tensor) -> Tensor:
+    """Return, per sample, the fraction of feature elements that ``delta`` really changes."""
+    features = problem.features.flat
+    edited = (features.to(delta.dtype) + delta).to(features.dtype)
+    per_token = (edited != features).float().mean(-1)
+    return masked_mean(per_token, problem.visual_row, problem.candidates.samples)
+
+
+def describe(problem: ReplayProblem, descent: Descent) -> tuple[SampleReplay, ...]:
+    """Return what is known of every sample of the batch."""
+    owner, samples = problem.visual_row, problem.candidates.samples
+    changed = _changed(problem, descent.delta)
+    feature_norm = masked_mean(problem.features.flat.float().norm(dim=-1), owner, samples)
+    delta_norm = masked_mean(descent.delta.float().norm(dim=-1), owner, samples)
+    masked = _masked_fractions(problem)
+    described = []
+    for sample, outcome in enumerate(descent.outcomes):
+        n = int(problem.candidates.visual[sample])
+        if outcome in (Outcome.NO_VISUAL_TOKENS, Outcome.EMPTY_MASK):
+            described.append(SampleReplay(outcome, n, masked_fraction=masked[sample]))
+            continue
+        curve = descent.losses[sample]
+        if outcome is Outcome.NO_DRIFT:
+            curve = curve[:1]  # the sample left the loop there, whatever the batch went on to do
+        described.append(
+            SampleReplay(
+                outcome,
+                n,
+                losses=tuple(curve.tolist()),
+                loss_after=float(curve[0] if len(curve) == 1 else descent.loss_after[sample]),
+                masked_fraction=masked[sample],
+                changed_fraction=float(changed[sample]),
+                feature_norm=float(feature_norm[sample]),
+                delta_norm=float(delta_norm[sample]),
+            )
+        )
+    return tuple(described)
+
+
+def _masked_fractions(problem: ReplayProblem) -> list[tuple[tuple[int, float], ...]]:
+    """Return, per sample, (layer, selected share of its candidates) for every matched layer."""
+    candidates = problem.candidates
+    fractions: list[list[tuple[int, float]]] = [[] for _ in range(candidates.samples)]
+    for layer, entropies in problem.targets.entropies.items():
+        selected = torch.zeros_like(entropies, dtype=torch.float32)
+        if layer in problem.targets.layers:
+            selected[problem.targets.layers[layer].index] = 1
+        shares = masked_mean(selected, candidates.row, candidates.samples).tolist()
+        for sample, share in enumerate(shares):
+            fractions[sample].append((layer, share))
+    return [tuple(sample) for sample in fractions]

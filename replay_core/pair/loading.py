@@ -1,0 +1,152 @@
+"""Loading one checkpoint, or refusing one whose weights are not those of its config."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
+
+from replay_core.errors import UsageError
+from replay_core.pair.lora import adapted_base, add_adapter
+from replay_core.pair.quantisation import Quantization, quantized
+from replay_core.pair.weight_files import UNREADABLE, damage_of
+
+
+def load_config(checkpoint: str | Path) -> PretrainedConfig:
+    """Return a checkpoint's config; for a LoRA adapter, that of the model it was trained on.
+
+    Raises:
+        UsageError: there is no checkpoint, or its generation settings cannot be read.
+    """
+    where = adapted_base(checkpoint) or str(checkpoint)
+    try:
+        config = AutoConfig.from_pretrained(where)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UsageError(
+            f"{checkpoint} is not a checkpoint that transformers can load ({reason}); give a "
+            "folder with a config.json and weights, or the id of a model on the hub"
+        ) from error
+    _check_generation_config(Path(where))
+    return config
+
+
+def load_model(
+    checkpoint: str | Path,
+    *,
+    onto: str | Path | None = None,
+    dtype: torch.dtype | str = "auto",
+    device_map: Any = None,
+    attn_implementation: str | None = None,
+    quantization: Quantization | None = None,
+) -> PreTrainedModel:
+    """Load one checkpoint, in eval mode; a LoRA adapter with the model it was trained on.
+
+    ``onto`` is another place to load an adapter's model from. ``quantization`` loads the text
+    decoder's weights with bitsandbytes; head and vision tower stay in ``dtype``.
+
+    Raises:
+        UsageError: there is no checkpoint, no model in it, no bitsandbytes, a file that cannot be
+            read, or weights that are not those of the config (no model ever runs on new ones).
+    """
+    trained_on = adapted_base(checkpoint)
+    config = load_config(checkpoint if trained_on is None else onto or trained_on)
+    arguments: dict[str, Any] = {"dtype": dtype, "device_map": device_map}
+    if attn_implementation is not None:
+        arguments["attn_implementation"] = attn_implementation
+    if quantization is not None:
+        arguments["quantization_config"] = quantized(quantization, config)
+    if trained_on is None:
+        return _load_whole(checkpoint, arguments)
+    model = _load_whole(onto or trained_on, arguments)
+    add_adapter(model, checkpoint)
+    return model
+
+
+def _load_whole(checkpoint: str | Path, arguments: dict[str, Any]) -> PreTrainedModel:
+    _refuse_two_in_one(Path(checkpoint))
+    try:
+        with _report_unprinted():
+            # Sizes that do not match are in the report, and refused with the rest of it.
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                str(checkpoint), output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+            )
+    except UNREADABLE as error:
+        damage = damage_of(Path(checkpoint))
+        if damage is not None:
+            raise UsageError(f"{checkpoint} cannot be loaded: {damage}") from error
+        if not isinstance(error, OSError | ValueError | KeyError):
+            raise  # out of memory and the like: nothing that is wrong with the checkpoint
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UsageError(f"{checkpoint} holds no image-text-to-text model ({reason})") from error
+    model: PreTrainedModel = loaded[0]
+    _check_report(checkpoint, loaded[1])
+    return model.eval()
+
+
+@contextmanager
+def _report_unprinted() -> Iterator[None]:
+    """Keep transformers from printing its loading report, of which we give one sentence."""
+
+    def lets_pass(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(lets_pass)
+    try:
+        yield
+    finally:
+        logger.removeFilter(lets_pass)
+
+
+def _check_report(checkpoint: str | Path, report: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose weights are not exactly its model's.
+
+    ``report`` is transformers' loading report, from which it has taken what is expected to differ:
+    tied heads, names that it translates, and what the model's class declares as ignorable.
+    """
+    mismatched = [
+        f"{name} ({tuple(theirs)} instead of {tuple(ours)})"
+        for name, theirs, ours in report["mismatched_keys"]
+    ]
+    kinds = {
+        "{} of its model's weights are missing": report["missing_keys"],
+        "{} that it holds are unknown to its model": report["unexpected_keys"],
+        "{} have another shape than its config says": mismatched,
+    }
+    found = {text: sorted(names) for text, names in kinds.items() if names}
+    if not found:
+        return
+    shown = 3 // len(found)
+    parts = [
+        f"{text.format(len(names))} ({', '.join(names[:shown])}{', …' * (len(names) > shown)})"
+        for text, names in found.items()
+    ]
+    raise UsageError(
+        f"{checkpoint} does not hold the weights of the model in its config.json: "
+        f"{' and '.join(parts)}"
+    )
+
+
+def _refuse_two_in_one(folder: Path) -> None:
+    """Refuse a folder of a whole checkpoint and a LoRA adapter, which transformers would add up."""
+    if (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
+        raise UsageError(
+            f"{folder} holds a whole checkpoint and the adapter_config.json of a LoRA adapter; "
+            "leave one of the two there"
+        )
+
+
+def _check_generation_config(folder: Path) -> None:
+    """Refuse generation settings that are no JSON, in place of which transformers takes others."""
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return
+    try:
+        json.loads(file.read_bytes())
+    except ValueError as error:
+        raise UsageError(f"{file} is not JSON ({error}); mend it, or take it away") from error

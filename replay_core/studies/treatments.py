@@ -1,0 +1,149 @@
+"""The control arms: what replay must be compared with before a gain is called its own."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from replay_core.config import ReplayConfig
+from replay_core.errors import UsageError
+from replay_core.model.anatomy import PIXELS, Inputs
+from replay_core.pair.pair import Pair
+from replay_core.result import ReplayResult
+from replay_core.studies.arms import Arm
+
+BASELINE = "none"
+
+
+def control_arms(config: ReplayConfig, votes: int, n_layers: int) -> list[Arm]:
+    """Return the control arms around ``config``'s replay; ``votes`` is for self-consistency.
+
+    Where the preset matches everything, the paper's mask stands beside it. The reference reading
+    cannot match the last of ``n_layers`` layers: its arm does without it.
+    """
+    plain = {**config.model_dump(), "method": "replay"}
+    aligned = ReplayConfig(**{**plain, "boundary": "aligned"})
+    inner = tuple(layer for layer in aligned.layer_indices(n_layers) if layer < n_layers - 1)
+
+    def arm(name: str, treatment: str = "plain", votes: int = 1, **changes: object) -> Arm:
+        settings = ReplayConfig(**{**plain, **changes})
+        return Arm(name, settings, treatment, votes)  # type: ignore[arg-type]
+
+    low = [arm("low-entropy mask", select="low")] if config.select == "all" else []
+    return [
+        arm("none", method="none"),
+        arm("base", method="base"),
+        arm("replay"),
+        *low,
+        arm("zero steps", steps=0),
+        arm("self-pair, aligned", "self_pair", boundary="aligned"),
+        arm("self-pair, reference", "self_pair", boundary="reference", layers=inner),
+        arm("random mask", select="random"),
+        arm("high-entropy mask", select="high"),
+        arm("shuffled base", "shuffled"),
+        arm("random x", "random_x"),
+        arm(f"self-consistency, {votes} votes", "votes", votes, method="none"),
+    ]
+
+
+def self_pair(pair: Pair) -> Pair:
+    """Return the policy paired with itself."""
+    return replace(
+        pair,
+        base=pair.policy,
+        shared_vision=True,
+        adapted=False,
+        base_revision=pair.policy_revision,
+    )
+
+
+def random_like(result: ReplayResult, generator: torch.Generator) -> ReplayResult:
+    """Return ``result`` with x replaced by Gaussian noise of the same norm at every token."""
+    if result.delta is None:
+        return result
+    delta = result.delta.float()
+    noise = torch.randn(delta.shape, generator=generator, dtype=torch.float32).to(delta)
+    unit = noise / noise.norm(dim=-1, keepdim=True)
+    return replace(result, delta=(unit * delta.norm(dim=-1, keepdim=True)).to(result.delta))
+
+
+def joined_pictures(batches: Sequence[Inputs]) -> dict[str, Tensor]:
+    """Return the pixels and grids of single prompts, joined in the given order."""
+    names = [*PIXELS, "image_grid_thw", "video_grid_thw"]
+    present = [name for name in names if any(name in batch for batch in batches)]
+    return {name: torch.cat([b[name] for b in batches if name in b]) for name in present}
+
+
+def with_pictures_of(inputs: Inputs, donor: Inputs, merge: int = 2) -> dict[str, Tensor]:
+    """Return ``inputs`` with the donor batch's pictures in place of their own, row by row.
+
+    Where an input has a grid per picture (``image_grid_thw``), a donor picture of another grid is
+    resized to it by nearest neighbours on the grid of visual tokens (``merge`` x ``merge``
+    patches). Else the two batches' pixels must have the same shape.
+
+    Raises:
+        UsageError: the batches hold pictures that cannot stand in for each other.
+    """
+    names = [name for name in PIXELS if name in inputs]
+    if not names or any(name not in donor for name in names):
+        raise UsageError("shuffled base needs pictures in every prompt, found a batch without")
+    swapped = dict(inputs)
+    for name in names:
+        grid = f"{'video' if 'video' in name else 'image'}_grid_thw"
+        if grid in inputs:
+            swapped[name] = _resized(donor[name], donor[grid], inputs[grid], merge)
+        elif donor[name].shape == inputs[name].shape:
+            swapped[name] = donor[name]
+        else:
+            raise UsageError(
+                f"shuffled base cannot put pictures of shape {tuple(donor[name].shape)} in place "
+                f"of {tuple(inputs[name].shape)}"
+            )
+    return swapped
+
+
+def _resized(patches: Tensor, grids: Tensor, wanted: Tensor, merge: int) -> Tensor:
+    """Return the donor's patches (patches, values), picture by picture on the wanted grids."""
+    pictures = patches.split([int(g.prod()) for g in grids])
+    moved = []
+    for number, target in enumerate(wanted.tolist()):
+        t, h, w = grids[number % len(grids)].tolist()
+        tokens = pictures[number % len(grids)].reshape(t, h // merge, w // merge, -1)
+        frames, rows, columns = target[0], target[1] // merge, target[2] // merge
+        tokens = tokens[_nearest(t, frames)][:, _nearest(h // merge, rows)]
+        tokens = tokens[:, :, _nearest(w // merge, columns)]
+        moved.append(tokens.reshape(-1, patches.shape[-1]))
+    return torch.cat(moved)
+
+
+def _nearest(have: int, want: int) -> Tensor:
+    return ((torch.arange(want) + 0.5) * have / want).long().clamp(max=have - 1)
+
+
+def final_answer(text: str) -> str:
+    """Return what a vote counts: the last ``<answer>``, LaTeX box or line, in lower case."""
+    for pattern in (r"<answer>(.*?)</answer>", r"\\boxed\{([^{}]*)\}"):
+        found = re.findall(pattern, text, flags=re.DOTALL)
+        if found:
+            return " ".join(found[-1].lower().split())
+    lines = [line for line in text.lower().splitlines() if line.strip()]
+    return " ".join(lines[-1].split()) if lines else ""
+
+
+def majority(texts: Sequence[str]) -> str:
+    """Return the first text with the most frequent final answer (the earliest one in a tie)."""
+    counts = Counter(final_answer(text) for text in texts)
+    winner = max(counts, key=lambda answer: counts[answer])
+    return next(text for text in texts if final_answer(text) == winner)
+
+
+def affordable_votes(replay_seconds: float, plain_seconds: float, most: int = 64) -> int:
+    """Return how many plain answers cost as much as one replayed one, at least 1.
+
+    Both are seconds per sample, measured on the same machine in the same batches; the replayed
+    answer's include the base's pass and the loop.
+    """
+    return max(1, min(most, round(replay_seconds / plain_seconds))) if plain_seconds > 0 else 1
