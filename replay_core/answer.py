@@ -1,15 +1,114 @@
-"""Optimise a batch once, however often it is answered."""
+"""Answer a batch: what ``generate`` returns for it, and a record of every answer."""
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import replace
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
-import torch
+from torch import Tensor
 
+from replay_core.digest import content_digest
 from replay_core.model.anatomy import Inputs
-from replay_core.record import Seconds
+from replay_core.record import ReplayRecord, Seconds, answer_fields, make_record
 from replay_core.result import ReplayResult
+from replay_core.sampling import SeededRows, seeds_of_copies
 from replay_core.steered import Steered
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A batch's answers.
+
+    ``ids`` (answers, prompt + t) are prompts and answers, as ``generate`` returns them: as many of
+    each prompt in a row as ``num_return_sequences`` asks for. ``records`` has one of each answer,
+    ``prompt`` is the length of the padded prompts.
+    """
+
+    ids: Tensor
+    records: tuple[ReplayRecord, ...]
+    prompt: int
+
+    @property
+    def new(self) -> Tensor:
+        """The answers' own ids (answers, t)."""
+        return self.ids[:, self.prompt :]
+
+
+def answer(
+    steered: Steered,
+    inputs: Inputs,
+    generation: Mapping[str, Any],
+    *,
+    seeds: Sequence[int] | None = None,
+    result: ReplayResult | None = None,
+) -> Answers:
+    """Return the answers to a batch of prompts, and their records.
+
+    ``inputs`` are the processor's whole output, ``generation`` what ``generate`` takes beside it.
+    ``seeds``, one per prompt, draw sampled tokens, each answer's from a stream of its own; without
+    them they follow from the prompts. ``result`` says how the batch is steered; without it,
+    ``steered.optimise`` finds out, with the same seeds.
+
+    Raises:
+        UsageError: there is not one seed for each prompt, or pixels are missing.
+        ReplayError: with ``config.strict``, when a sample diverges or is not finite.
+    """
+    seeds = steered.seeds(inputs) if seeds is None else seeds
+    if result is None:
+        result = steered.optimise(inputs, seeds=seeds)
+    defaults = steered.answering.generation_config
+    sampled = generation.get("do_sample", defaults.do_sample)
+    started = time.perf_counter()
+    with SeededRows(seeds) if sampled else nullcontext():
+        ids: Tensor = steered.decode(inputs, result, **generation)
+    seconds = time.perf_counter() - started
+    prompt = inputs["input_ids"].shape[1]
+    ends = generation.get("eos_token_id", defaults.eos_token_id)
+    limit = generation.get("max_new_tokens", defaults.max_new_tokens)
+    fields = answer_fields(
+        ids[:, prompt:],
+        set(ends) if isinstance(ends, list | tuple) else {ends},
+        ids.shape[1] - prompt if limit is None else limit,
+    )
+    copies = len(ids) // len(seeds)
+    for own, seed in zip(fields, seeds_of_copies(seeds, copies), strict=True):
+        own["seed"] = seed
+    return Answers(ids, records_of(steered, result, fields, decode_seconds=seconds), prompt)
+
+
+def records_of(
+    steered: Steered,
+    result: ReplayResult,
+    answers: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    decode_seconds: float = 0.0,
+) -> tuple[ReplayRecord, ...]:
+    """Return the records of a batch; ``answers`` are further fields of the schema for each.
+
+    There are as many answers to each sample of ``result``, side by side; one where None.
+    """
+    answers = [{}] * len(result.samples) if answers is None else answers
+    copies = len(answers) // len(result.samples)
+    shared = Seconds(
+        base=result.seconds.base / len(answers),
+        loop=result.seconds.loop / len(answers),
+        decode=decode_seconds / len(answers),
+    )
+    samples = [sample for sample in result.samples for _ in range(copies)]
+    return tuple(
+        make_record(
+            steered.pair,
+            steered.config,
+            sample,
+            seconds=shared,
+            batch_size=len(result.samples),
+            peak_memory_mb=result.peak_memory_mb,
+            error=result.error,
+            **fields,
+        )
+        for sample, fields in zip(samples, answers, strict=True)
+    )
 
 
 class Recent:
@@ -37,12 +136,3 @@ class Recent:
     def forget(self) -> None:
         """Let go of what is remembered."""
         self._last = None
-
-
-def content_digest(inputs: Inputs, seeds: Sequence[int]) -> str:
-    """Return 64 hexadecimal digits that change with any value of the inputs, and with the seeds."""
-    state = hashlib.sha256(repr(list(seeds)).encode())
-    for name, value in sorted(inputs.items()):
-        state.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        state.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return state.hexdigest()

@@ -11,6 +11,13 @@ from replay_core.errors import UsageError
 from replay_core.seeds import stable_seed
 
 
+def seeds_of_copies(seeds: Sequence[int], copies: int) -> list[int]:
+    """Return one seed per answer, where each prompt is answered ``copies`` times."""
+    if copies == 1:
+        return list(seeds)
+    return [stable_seed(seed, copy) for seed in seeds for copy in range(copies)]
+
+
 class SeededRows(TorchFunctionMode):
     """Inside this ``with``, ``torch.multinomial`` draws each row with that row's own generator.
 
@@ -45,11 +52,9 @@ class SeededRows(TorchFunctionMode):
                     f"{len(self._seeds)} seeds came for {rows} rows of answers (allowed: one for "
                     "each prompt)"
                 )
-            seeds = self._seeds
-            if copies > 1:
-                seeds = [stable_seed(seed, copy) for seed in seeds for copy in range(copies)]
             self._generators = [
-                torch.Generator(probabilities.device).manual_seed(seed) for seed in seeds
+                torch.Generator(probabilities.device).manual_seed(seed)
+                for seed in seeds_of_copies(self._seeds, copies)
             ]
         drawn = [
             torch.multinomial(row, num_samples, **options, generator=generator)

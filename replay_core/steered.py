@@ -12,6 +12,7 @@ from torch import Tensor
 from replay_core.candidates import Window
 from replay_core.config import ReplayConfig
 from replay_core.descent import ReplayProblem, descend, describe
+from replay_core.digest import token_digest
 from replay_core.errors import UsageError
 from replay_core.injection import Reading, injection_of, read
 from replay_core.model.anatomy import (
@@ -29,9 +30,9 @@ from replay_core.model.call import decoder_call
 from replay_core.model.padding import attention_mask_of, left_padded
 from replay_core.outcome import Outcome, SampleReplay
 from replay_core.pair.pair import Pair, frozen
-from replay_core.record import ReplayRecord, Seconds, make_record
+from replay_core.record import Seconds
 from replay_core.result import ReplayResult, raise_failure
-from replay_core.seeds import check_seeds, stable_seed, token_digest
+from replay_core.seeds import check_seeds, stable_seed
 from replay_core.targets import ReplayTargets, base_targets, prompt_of, settings_of
 
 
@@ -213,7 +214,7 @@ class Steered:
         return settings_of(self.config, self.layers, identity)
 
     @property
-    def _answering(self) -> Any:
+    def answering(self) -> Any:
         """The model whose answers are given."""
         answering = self.pair.base if self.config.method == "base" else self.pair.policy
         return answering.model
@@ -270,7 +271,7 @@ class Steered:
         """
         arguments = self._arguments(left_padded(inputs), result)
         with self._steering(result):
-            return self._answering.generate(**arguments, **generation)
+            return self.answering.generate(**arguments, **generation)
 
     @contextlib.contextmanager
     def _steering(self, result: ReplayResult) -> Iterator[None]:
@@ -297,7 +298,7 @@ class Steered:
         }.items():
             if name in inputs:
                 inputs[name] = torch.cat([inputs[name], tail.to(inputs[name])], dim=1)
-        model = self._answering
+        model = self.answering
         with torch.no_grad(), frozen(model), self._steering(result):
             logits = model(**self._arguments(inputs, result), use_cache=False).logits
         ours = logits[:, prompt.shape[1] - 1 : -1].float().log_softmax(-1)
@@ -320,38 +321,9 @@ class Steered:
         """
         if not self.config.steers:
             with self.pair.as_base() if self.config.method == "base" else contextlib.nullcontext():
-                return self._answering.generate(**arguments)
+                return self.answering.generate(**arguments)
         inputs, generation = split_arguments(self.pair.policy, arguments)
         return self.decode(inputs, self.optimise(inputs), **generation)
-
-    def records(
-        self,
-        result: ReplayResult,
-        *,
-        decode_seconds: float = 0.0,
-        answers: Sequence[Mapping[str, Any]] | None = None,
-    ) -> list[ReplayRecord]:
-        """Return one record per sample; ``answers`` are further fields of the schema for each."""
-        batch = len(result.samples)
-        shared = Seconds(
-            base=result.seconds.base / batch,
-            loop=result.seconds.loop / batch,
-            decode=decode_seconds / batch,
-        )
-        more = [{}] * batch if answers is None else answers
-        return [
-            make_record(
-                self.pair,
-                self.config,
-                sample,
-                seconds=shared,
-                batch_size=batch,
-                peak_memory_mb=result.peak_memory_mb,
-                error=result.error,
-                **fields,
-            )
-            for sample, fields in zip(result.samples, more, strict=True)
-        ]
 
 
 def split_arguments(

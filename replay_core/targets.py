@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from replay_core.config import ReplayConfig
+from replay_core.digest import token_digest
 from replay_core.errors import UsageError
 from replay_core.lens import Lens, entropy
 from replay_core.model.call import DecoderCall
-from replay_core.seeds import generators, token_digest
+from replay_core.seeds import generators
 from replay_core.selection import low_mask, select
 
 _FORMAT = "activation-replay targets 1"

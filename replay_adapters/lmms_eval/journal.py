@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from replay_core import ReplayRecord, UsageError
-from replay_core.answer import content_digest
+from replay_core.digest import content_digest
 from replay_core.jsonl import Appending, read_lines
 from replay_core.model.anatomy import Inputs
 from replay_core.record import lasting

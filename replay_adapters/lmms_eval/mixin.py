@@ -2,10 +2,9 @@
 
 import difflib
 import inspect
-import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import copy
 from functools import partial
 from types import MappingProxyType
@@ -28,10 +27,9 @@ from replay_adapters.settings.options import check_checkpoints, resolve
 from replay_adapters.settings.processors import processor_of
 from replay_adapters.settings.protocol import edited_request
 from replay_core import Outcome, ReplayRecord, Steered, UsageError
-from replay_core.answer import Recent
+from replay_core.answer import Recent, answer
 from replay_core.outcome import SampleReplay
-from replay_core.record import answer_fields, make_record
-from replay_core.sampling import SeededRows
+from replay_core.record import make_record
 from replay_core.seeds import stable_seed
 from replay_core.steered import split_arguments
 
@@ -209,9 +207,12 @@ class ReplayMixin:
         if found is None:
             # x is the document's, whichever of its answers this is.
             own = [stable_seed(seed, *key, 0) for key in keys]
-            found = self._answer(arguments, own, seeds)
+            optimise = self.recent.optimise if self._repeated else self.steered.optimise
+            result = optimise(inputs, seeds=own)
+            made = answer(self.steered, inputs, generation, seeds=seeds, result=result)
             if self.journal:
-                self.journal.keep(kept, found[0][:, prompt.shape[1] :], found[1])
+                self.journal.keep(kept, made.new, made.records)
+            found = made.ids, list(made.records)
         output, records = taken_back(*found, prompt, unread, generation["eos_token_id"])
         for key, repeat, record in zip(keys, repeats, records, strict=True):
             if self._asked is None or repeat < self._asked[key]:
@@ -225,28 +226,6 @@ class ReplayMixin:
             why and make_record(self.pair, config, sample, error=why, seed=seed)
             for why, seed in zip(self.unreadable.of(keys), seeds, strict=True)
         ]
-
-    def _answer(
-        self, arguments: dict[str, Any], own: list[int], seeds: list[int]
-    ) -> tuple[Any, list[ReplayRecord]]:
-        """Return what ``generate`` returns for a batch, and its records.
-
-        ``own`` are the documents' seeds, ``seeds`` those of the answers that are asked now.
-        """
-        inputs, generation = split_arguments(self.pair.policy, arguments)
-        optimise = self.recent.optimise if self._repeated else self.steered.optimise
-        result = optimise(inputs, seeds=own)
-        started = time.perf_counter()
-        with SeededRows(seeds) if generation.get("do_sample") else nullcontext():
-            if self.settings.config.steers:
-                output = self.steered.decode(inputs, result, **generation)
-            else:
-                output = self.steered.generate(**arguments)
-        seconds = time.perf_counter() - started
-        new = output[:, inputs["input_ids"].shape[1] :]
-        answers = answer_fields(new, {generation["eos_token_id"]}, generation["max_new_tokens"])
-        fields = [{**answer, "seed": seed} for answer, seed in zip(answers, seeds, strict=True)]
-        return output, self.steered.records(result, decode_seconds=seconds, answers=fields)
 
     def summary(self) -> dict[str, Any]:
         """Return settings and totals of the whole run, over all processes, and log them."""

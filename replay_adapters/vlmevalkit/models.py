@@ -1,11 +1,9 @@
 """The replaying model classes: VLMEvalKit's own, with :class:`ReplayMixin` in front."""
 
 import copy
-import time
 from typing import Any, ClassVar
 
 import torch
-from accelerate.utils import set_seed
 from loguru import logger
 from transformers import BatchFeature
 from transformers.utils import is_flash_attn_2_available
@@ -27,9 +25,9 @@ from replay_adapters.vlmevalkit.inputs import (
 )
 from replay_adapters.vlmevalkit.scoring import shown
 from replay_core import Outcome, ReplayRecord, Steered
-from replay_core.answer import Recent
+from replay_core.answer import Recent, answer
 from replay_core.outcome import SampleReplay
-from replay_core.record import answer_fields, make_record
+from replay_core.record import make_record
 from replay_core.seeds import stable_seed
 from replay_core.steered import split_arguments
 
@@ -141,7 +139,6 @@ class ReplayMixin:
 
     def _generate(self, **arguments: Any) -> Any:
         """Stand in for ``model.generate`` on the current sample and repeat."""
-        prompt = arguments["input_ids"]
         inputs, generation = split_arguments(self.pair.policy, arguments)
         generation = self._decoding(generation)
         dataset, index, repeat = self._item
@@ -150,17 +147,9 @@ class ReplayMixin:
         item_seed, seed = (stable_seed(self.settings.config.seed, *key, n) for n in (0, repeat))
         optimise = self.recent.optimise if self.plan.samples > 1 else self.steered.optimise
         result = optimise(inputs, seeds=[item_seed])
-        if generation.get("do_sample"):
-            set_seed(seed)
-        started = time.perf_counter()
-        output = self.steered.decode(inputs, result, **generation)
-        seconds = time.perf_counter() - started
-        eos = self.pair.policy.model.generation_config.eos_token_id
-        ends = set(eos) if isinstance(eos, list) else {eos}
-        (answer,) = answer_fields(output[:, prompt.shape[1] :], ends, generation["max_new_tokens"])
-        fields = [{**answer, "seed": seed}]
-        self._records += self.steered.records(result, decode_seconds=seconds, answers=fields)
-        return output
+        made = answer(self.steered, inputs, generation, seeds=[seed], result=result)
+        self._records += made.records
+        return made.ids
 
     def _decoding(self, generation: dict[str, Any]) -> dict[str, Any]:
         """Return the harness's generation settings; plain argmax where a greedy run was asked."""

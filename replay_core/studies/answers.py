@@ -12,11 +12,12 @@ from tqdm import tqdm
 
 from replay_adapters.lmms_eval.bench import Prompts, Source
 from replay_core import ReplayResult, Steered
+from replay_core.digest import settings_digest
 from replay_core.record import answer_fields
 from replay_core.sampling import SeededRows
 from replay_core.seeds import stable_seed
 from replay_core.studies.arms import Arm
-from replay_core.studies.report import Row, Rows, digest
+from replay_core.studies.report import Row, Rows
 from replay_core.studies.treatments import (
     joined_pictures,
     majority,
@@ -56,7 +57,7 @@ def run_arms(
         RuntimeError: the harness gave two arms different prompts.
     """
     prompts: dict[int, str] = {}
-    wanted = [(arm, digest({**arm.settings(), "sampling": sampling})) for arm in arms]
+    wanted = [(arm, settings_digest({**arm.settings(), "sampling": sampling})) for arm in arms]
     total = len(arms) * len(documents) * repeats
     with tqdm(total=total, desc=label, unit="answer") as bar:
         for chunk in source.chunks(documents):

@@ -1,7 +1,6 @@
 """What every study writes: rows that survive a kill, a CSV table, and a JSON that says how."""
 
 import csv
-import hashlib
 import json
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -10,16 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from replay_core.digest import settings_digest
 from replay_core.errors import UsageError
 from replay_core.record import lasting, library_versions
 
 Row = dict[str, Any]
-
-
-def digest(settings: Mapping[str, Any]) -> str:
-    """Return 12 hexadecimal digits that change with any setting."""
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class Rows:
@@ -35,7 +29,7 @@ class Rows:
         self, folder: Path, study: str, settings: Mapping[str, Any], key: Sequence[str]
     ) -> None:
         self.settings = {**settings, "versions": library_versions()}
-        self.hash = digest(self.settings)
+        self.hash = settings_digest(self.settings)
         self.path = folder / f"{study}.{self.hash}.jsonl"
         self._key = tuple(key)
         self._rows: dict[tuple[Hashable, ...], Row] = {}
@@ -113,7 +107,7 @@ def write_study(
     content = {
         "study": study,
         "settings": settings,
-        "configuration_hash": digest(settings),
+        "configuration_hash": settings_digest(settings),
         "versions": library_versions(),
         "seed": seed,
         "findings": findings,

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 from replay_core import Steered
-from replay_core.answer import Recent, content_digest
+from replay_core.answer import Recent
+from replay_core.digest import content_digest
 from replay_core.record import Seconds
 from tests.replay_core.helpers import Loaded, counted, stable
 

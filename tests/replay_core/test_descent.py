@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from replay_core import ReplayConfig, ReplayTargets, Steered, make_pair
+from replay_core.answer import records_of
 from replay_core.descent import ROUNDING_FLOOR, ReplayProblem, descend, describe
 from replay_core.errors import ReplayError
 from replay_core.model.anatomy import VisualFeatures
@@ -355,7 +356,7 @@ def test_a_poisoned_policy_is_non_finite(loaded: Loaded, value: float, where: st
     result = run(poisoned, inputs, stable(steps=2))
     assert outcomes(result) == ["non_finite"]
     assert not result.delta.any()
-    (record,) = Steered(poisoned, stable()).records(result)
+    (record,) = records_of(Steered(poisoned, stable()), result)
     assert record.loss_before is None
 
 
@@ -428,7 +429,7 @@ def test_running_out_of_memory_is_an_outcome(
         patch.setattr(DecoderCall, "activations", out_of_memory)
         result = steered.optimise(inputs)
     assert outcomes(result) == ["out_of_memory"] * 3
-    assert {record.error for record in steered.records(result)} == {"no room for 3 GiB"}
+    assert {record.error for record in records_of(steered, result)} == {"no room for 3 GiB"}
     answer = steered.decode(inputs, result, **greedy())
     assert torch.equal(answer, loaded.policy.generate(**inputs, **greedy()))
 

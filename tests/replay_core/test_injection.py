@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from replay_core import Pair, ReplayConfig, Steered, UsageError, make_pair
+from replay_core.answer import records_of
 from replay_core.config import RELEASE_THRESHOLDS
 from replay_core.errors import ReplayError
 from replay_core.injection import Edit
@@ -232,7 +233,7 @@ def test_an_edit_that_is_never_reached_is_an_error(one: Loaded) -> None:
 def test_the_records_say_what_was_overwritten(one: Loaded) -> None:
     inputs = one.batch("mixed")
     steered = Steered(one.pair, inject())
-    record, text, _ = steered.records(steered.optimise(inputs))
+    record, text, _ = records_of(steered, steered.optimise(inputs))
     assert (record.method, record.outcome.value) == ("inject", "applied")
     assert 0 < record.changed_fraction <= 1
     assert record.delta_norm > 0

@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from replay_core import ReplayRecord, ReplayResult, SampleReplay, Steered
+from replay_core.answer import records_of
 from replay_core.outcome import Outcome
 from replay_core.record import SCHEMA_VERSION, Seconds, answer_fields, lasting, make_record
 from tests.replay_core.helpers import Loaded, masks_of, owner_of, rows_of, stable
@@ -15,11 +16,11 @@ from tests.support import oracle
 
 
 @pytest.fixture
-def made(one16: Loaded) -> tuple[Steered, ReplayResult, list[ReplayRecord]]:
+def made(one16: Loaded) -> tuple[Steered, ReplayResult, tuple[ReplayRecord, ...]]:
     steered = Steered(one16.pair, stable(steps=3, seed=5))
     result = steered.optimise(one16.batch("mixed"))
     fields = [{"new_tokens": n, "finish_reason": "stop", "truncated": False} for n in range(3)]
-    return steered, result, steered.records(result, decode_seconds=6.0, answers=fields)
+    return steered, result, records_of(steered, result, answers=fields, decode_seconds=6.0)
 
 
 def test_a_record_names_pair_settings_and_versions(one16: Loaded, made) -> None:
@@ -100,14 +101,14 @@ def test_a_record_keeps_what_was_measured_beside_it(one: Loaded) -> None:
 
 def test_records_of_an_arm_without_replay(one: Loaded) -> None:
     steered = Steered(one.pair, stable(method="base"))
-    (record,) = steered.records(steered.optimise(one.batch("one_image")))
+    (record,) = records_of(steered, steered.optimise(one.batch("one_image")))
     assert (record.method, record.outcome, record.batch_size) == ("base", "off", 1)
 
 
 def test_answers_must_be_as_many_as_samples(one: Loaded) -> None:
     steered = Steered(one.pair, stable(method="none"))
     with pytest.raises(ValueError, match="argument"):
-        steered.records(steered.optimise(one.batch("mixed")), answers=[{}])
+        records_of(steered, steered.optimise(one.batch("mixed")), answers=[{}])
 
 
 def test_a_record_cannot_be_changed(made) -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from replay_core import UsageError
-from replay_core.seeds import generators, stable_seed, token_digest
+from replay_core.digest import token_digest
+from replay_core.seeds import generators, stable_seed
 
 
 def test_a_seed_follows_from_its_parts_in_every_process() -> None:

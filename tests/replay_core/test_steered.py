@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from replay_core import Pair, ReplayResult, Steered, UsageError, load_pair, make_pair
-from replay_core.seeds import stable_seed, token_digest
+from replay_core.digest import token_digest
+from replay_core.seeds import stable_seed
 from replay_core.steered import split_arguments
 from tests.replay_core.helpers import (
     Loaded,
