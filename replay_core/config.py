@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from replay_core.errors import UsageError
+from replay_core.errors import UsageError, shown
 
 Method = Literal["replay", "inject", "none", "base"]
 Select = Literal["low", "high", "all", "random", "matched_low", "matched_high", "matched_random"]
@@ -111,8 +111,12 @@ class ReplayConfig(BaseModel):
     keep: Literal["last", "best"] = Field("last", description="last or best")
     """Which iterate of x is used: the last one, as published, or the one of the lowest loss."""
 
+    x: Literal["optimised", "random"] = Field("optimised", description="optimised or random")
+    """``random``: put noise of the same norm in the place of each token's x, the control that a
+    gain has to beat. It costs what replay costs."""
+
     seed: int = Field(0, ge=0, description="a whole number from 0 on")
-    """Seed of ``select=random`` and of sampled answers."""
+    """Seed of ``select=random``, ``x=random`` and of sampled answers."""
 
     strict: bool = Field(False, description="true or false")
     """Raise what goes wrong inside one sample instead of answering it un-steered."""
@@ -138,7 +142,7 @@ class ReplayConfig(BaseModel):
     @model_validator(mode="after")
     def _layers_are_distinct(self) -> "ReplayConfig":
         if isinstance(self.layers, tuple) and not 0 < len(set(self.layers)) == len(self.layers):
-            raise ValueError(f"layers={_shown(self.layers)} must be distinct indices, at least one")
+            raise ValueError(f"layers={shown(self.layers)} must be distinct indices, at least one")
         return self
 
     @property
@@ -165,19 +169,19 @@ class ReplayConfig(BaseModel):
         beyond = [layer for layer in chosen if layer >= n_layers]
         if beyond:
             raise UsageError(
-                f"layers={_shown(self.layers)} is not possible: the text decoder has {n_layers} "
+                f"layers={shown(self.layers)} is not possible: the text decoder has {n_layers} "
                 f"layers (allowed: at most {n_layers}, or indices 0 to {n_layers - 1})"
             )
         without = [layer for layer in chosen if fixed is not None and layer not in fixed]
         if without and fixed is not None:
             raise UsageError(
-                f"layers={_shown(self.layers)} includes {_shown(tuple(without))}, for which "
+                f"layers={shown(self.layers)} includes {shown(tuple(without))}, for which "
                 f"thresholds={self._thresholds_name} has no entropy (allowed: layers "
-                f"{_shown(tuple(sorted(fixed)))})"
+                f"{shown(tuple(sorted(fixed)))})"
             )
         if self._one_apart and n_layers - 1 in chosen:
             raise UsageError(
-                f"layers={_shown(self.layers)} includes the last of {n_layers} layers, which "
+                f"layers={shown(self.layers)} includes the last of {n_layers} layers, which "
                 "boundary=reference cannot match (allowed: the layers before it, or "
                 "boundary=aligned)"
             )
@@ -201,31 +205,3 @@ class ReplayConfig(BaseModel):
     def fingerprint(self) -> str:
         """Return 12 hexadecimal digits that change with any setting."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
-
-
-def sentence(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """Return why ``model`` refused its input: one sentence, with what was given and is allowed.
-
-    What is allowed is the field's ``description``. ``prefix`` stands before each field's name, as
-    the user typed it (``replay_`` in a harness).
-    """
-    reasons: dict[str, str] = {}
-    for detail in error.errors():
-        name = str(detail["loc"][0]) if detail["loc"] else ""
-        field = model.model_fields.get(name)
-        if detail["type"] == "missing":
-            reason = f"{prefix}{name} is missing"
-        elif detail["type"] == "extra_forbidden":
-            reason = f"{prefix}{name} is not known (allowed: {', '.join(model.model_fields)})"
-        elif field is None or field.description is None:
-            given = f"{name}={_shown(detail['input'])}: " if name else ""
-            reason = prefix + given + detail["msg"].removeprefix("Value error, ")
-        else:
-            given = f"{prefix}{name}={_shown(detail['input'])}"
-            reason = f"{given} is not allowed (allowed: {field.description})"
-        reasons.setdefault(name, reason)  # a union reports a line per member
-    return "; ".join(reasons.values())
-
-
-def _shown(value: object) -> str:
-    return str(list(value)) if isinstance(value, tuple) else str(value)

@@ -6,7 +6,7 @@ x is added to the visual features at the language model's input; both models sta
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from replay_core.model.anatomy import VisualFeatures
 from replay_core.model.call import DecoderCall
 from replay_core.model.hooks import Where
 from replay_core.outcome import Outcome, SampleReplay
+from replay_core.seeds import generators
 from replay_core.targets import Candidates, LayerTarget, ReplayTargets, arithmetic
 
 # Below this many nats per layer a KL computed in float32 is rounding: log-probabilities of
@@ -137,6 +138,24 @@ def descend(problem: ReplayProblem) -> Descent:
     ]
     keep = torch.tensor(steered, device=kept.device)[owner, None]
     return Descent(torch.where(keep, kept, 0), curves, after, tuple(outcomes))
+
+
+def randomised(problem: ReplayProblem, descent: Descent, seeds: Sequence[int]) -> Descent:
+    """Return the descent with Gaussian noise of the same norm in the place of each token's x.
+
+    ``seeds``, one per sample, draw the noise on the CPU. Outcomes stay those of the optimised x, so
+    that the same samples are steered; the loss at the end is that of the noise.
+    """
+    noise = torch.zeros_like(descent.delta)
+    for sample, generator in enumerate(generators(seeds, problem.candidates.samples)):
+        mine = problem.visual_row == sample
+        drawn = torch.randn(descent.delta[mine].shape, generator=generator, dtype=torch.float32)
+        unit = drawn / drawn.norm(dim=-1, keepdim=True)
+        norms = descent.delta[mine].float().norm(dim=-1, keepdim=True)
+        noise[mine] = (unit.to(norms) * norms).to(noise.dtype)
+    with torch.no_grad():
+        after = problem.losses(noise).float()
+    return replace(descent, delta=noise, loss_after=after)
 
 
 def _weights(problem: ReplayProblem) -> tuple[Tensor, float]:

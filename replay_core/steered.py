@@ -11,7 +11,7 @@ from torch import Tensor
 
 from replay_core.candidates import Window
 from replay_core.config import ReplayConfig
-from replay_core.descent import ReplayProblem, descend, describe
+from replay_core.descent import ReplayProblem, descend, describe, randomised
 from replay_core.digest import token_digest
 from replay_core.errors import UsageError
 from replay_core.injection import Reading, injection_of, read
@@ -148,6 +148,8 @@ class Steered:
         )
         looped = time.perf_counter()
         descent = descend(problem)
+        if self.config.x == "random":
+            descent = randomised(problem, descent, seeds)
         samples = describe(problem, descent)
         if self.config.strict:
             raise_failure(samples)

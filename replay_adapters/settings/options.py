@@ -17,7 +17,7 @@ from transformers import PretrainedConfig
 from replay_adapters.settings.pairs import PairFile, Protocol, read_pair
 from replay_adapters.settings.run_options import AS_TYPED, PREFIX, PairOptions, RunOptions
 from replay_core import ReplayConfig, UsageError
-from replay_core.config import sentence
+from replay_core.errors import sentence
 from replay_core.pair.loading import load_config
 from replay_core.pair.lora import adapted_base
 from replay_core.pair.pair import check_configs

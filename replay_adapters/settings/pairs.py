@@ -16,7 +16,7 @@ from pydantic import (
 
 from replay_adapters.settings.resources import resource
 from replay_core import UsageError
-from replay_core.config import sentence
+from replay_core.errors import sentence
 
 QUESTION = "{Question}"
 

@@ -310,7 +310,8 @@ def _passk_of_logs(
     include_path: str | None,
     seed: int,
 ) -> dict[str, Any]:
-    from replay_adapters.studies.answered import read_samples, write_passk
+    from replay_adapters.runs.samples import read_samples
+    from replay_adapters.studies.answered import write_passk
     from replay_core import UsageError
 
     quiet_logs()

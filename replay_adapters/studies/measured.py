@@ -13,6 +13,7 @@ from replay_adapters.studies.written import drift_row, write_drift, write_pertur
 from replay_core import Pair, ReplayConfig, ReplayResult, Steered, UsageError, make_pair
 from replay_core.pair.loading import load_model
 from replay_core.pair.lora import adapter_layers
+from replay_core.reading import read
 from replay_core.studies import drift, perturbation
 from replay_core.studies.answers import answer_rows, run_arms
 from replay_core.studies.arms import Arm
@@ -78,7 +79,7 @@ def _nulls(source: Source, null_policy: str | None, seed: int) -> dict[str, Pair
 
 
 def _drift_rows(arm: str, pair: Pair, prompts: Any, quantiles: int) -> list[Row]:
-    readings = drift.read(pair, prompts.inputs)
+    readings = read(pair, prompts.inputs)
     return [
         drift_row(arm, document, reading, quantiles)
         for document, reading in zip(prompts.documents, readings, strict=True)
@@ -168,7 +169,7 @@ def _perturbed(
         likelihoods = {
             verdict: _likelihoods(source, batch, found) for verdict, found in texts.items()
         }
-        readings = drift.read(source.pair, batch, _layers(source))
+        readings = read(source.pair, batch, _layers(source))
         for number, (sigma, draw) in enumerate(part):
             reading = readings[number]
             low, high = perturbation.split_drift(reading, range(len(reading.kl)), config.threshold)

@@ -11,7 +11,7 @@ import torch
 from replay_adapters.lmms_eval.bench import Prompts, Source
 from replay_core import ReplayConfig, Steered, UsageError
 from replay_core.model.anatomy import placeholder_masks
-from replay_core.studies import drift
+from replay_core.reading import read
 from replay_core.studies.answers import answer_rows, run_arms
 from replay_core.studies.arms import Arm
 from replay_core.studies.overlay import Overlay, draw_overlay
@@ -103,7 +103,7 @@ def _overlay(
             chosen = torch.zeros(len(targets.entropies[layer]))
             chosen[targets.layers[layer].index.cpu()] = 1
             masked[row] = chosen[visual]
-    (reading,) = drift.read(source.pair, prompts.inputs, steered.layers)
+    (reading,) = read(source.pair, prompts.inputs, steered.layers)
     size = shape[0] * shape[1]
     sample = result.samples[0]
     values = source.questions.document(document)

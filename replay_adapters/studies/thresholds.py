@@ -8,8 +8,8 @@ from tqdm import tqdm
 
 from replay_adapters.lmms_eval.bench import Source
 from replay_core import UsageError
+from replay_core.reading import read
 from replay_core.record import library_versions
-from replay_core.studies import drift
 from replay_core.studies.report import write_json, write_table
 from replay_core.studies.thresholds import FixedThresholds, candidates, find
 
@@ -69,7 +69,7 @@ def found_on(
     with tqdm(total=len(documents), desc="thresholds", unit="prompt") as bar:
         for chunk in source.chunks(documents):
             for prompts in source.prompts(chunk):
-                readings = drift.read(source.pair, prompts.inputs, layers)
+                readings = read(source.pair, prompts.inputs, layers)
                 entropies += [candidates(reading, positions) for reading in readings]
             bar.update(len(chunk))
     try:

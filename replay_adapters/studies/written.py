@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from replay_core.reading import Reading
 from replay_core.studies import drift, perturbation
 from replay_core.studies.plots import draw_drift, draw_perturbation
 from replay_core.studies.report import Row, write_study, write_table
@@ -16,7 +17,7 @@ Findings = dict[str, Any]
 Decode = Callable[[Sequence[int]], Sequence[str]]
 
 
-def drift_row(arm: str, document: int, reading: drift.Reading, quantiles: int) -> Row:
+def drift_row(arm: str, document: int, reading: Reading, quantiles: int) -> Row:
     """Return what is kept of one prompt under one arm; word changes for the policy only."""
     counts = drift.changed(reading) if arm == "policy" else Counter()
     return {

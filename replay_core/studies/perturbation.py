@@ -16,8 +16,8 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from replay_core.model.anatomy import PIXELS, Inputs
+from replay_core.reading import Reading
 from replay_core.seeds import stable_seed
-from replay_core.studies.drift import Reading
 from replay_core.studies.stats.resampling import Floats, Interval, mean_interval
 
 OUTCOMES = ("right", "wrong")

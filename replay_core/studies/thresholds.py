@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from replay_core.config import Positions
-from replay_core.studies.drift import Reading
+from replay_core.reading import Reading
 from replay_core.studies.stats.resampling import Floats
 
 SMALLEST = 1e-6  # nats

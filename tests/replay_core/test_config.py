@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from replay_core import ReplayConfig, ReplayRecord, UsageError
-from replay_core.config import sentence
+from replay_core.errors import sentence
 
 OTHER_VALUES: dict[str, Any] = {
     "method": "none",

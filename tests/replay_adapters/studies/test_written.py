@@ -13,7 +13,8 @@ import pytest
 from scipy.stats import rankdata, spearmanr
 
 from replay_adapters.studies.written import drift_row, write_drift, write_perturbation
-from replay_core.studies.drift import KINDS, Reading
+from replay_core.reading import Reading
+from replay_core.studies.drift import KINDS
 
 ITEMS, LAYERS, VISUAL, TEXT, QUANTILES = 40, 3, 12, 8, 4
 ARMS = ("policy", "sft twin", "weight noise")

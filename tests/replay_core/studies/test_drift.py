@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
+from replay_core.reading import Reading, read
 from replay_core.studies import drift
 from replay_core.studies.treatments import self_pair
 from tests.replay_core.helpers import state_of
@@ -24,7 +25,7 @@ def spelled_out(model, inputs) -> torch.Tensor:
 @torch.no_grad()
 def test_entropy_and_kl_are_those_of_torch_distributions(loaded):
     for inputs in loaded.singles("one_image")[:2]:
-        (reading,) = drift.read(loaded.pair, inputs)
+        (reading,) = read(loaded.pair, inputs)
         base = Categorical(logits=spelled_out(loaded.base, inputs))
         policy = Categorical(logits=spelled_out(loaded.policy, inputs))
         np.testing.assert_allclose(reading.entropy, base.entropy(), rtol=1e-4, atol=1e-5)
@@ -36,24 +37,24 @@ def test_entropy_and_kl_are_those_of_torch_distributions(loaded):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_batch_reads_like_its_samples(loaded, side):
-    together = drift.read(loaded.pair, loaded.batch("mixed", side))
+    together = read(loaded.pair, loaded.batch("mixed", side))
     for one, inputs in zip(together, loaded.singles("mixed"), strict=True):
-        (alone,) = drift.read(loaded.pair, inputs)
+        (alone,) = read(loaded.pair, inputs)
         np.testing.assert_allclose(one.kl, alone.kl, rtol=1e-3, atol=1e-5)
         assert (one.visual == alone.visual).all()
 
 
 def test_base_and_policy_are_not_exchanged(loaded):
     inputs = loaded.singles("one_image")[0]
-    (there,) = drift.read(loaded.pair, inputs)
-    (back,) = drift.read(loaded.swapped(), inputs)
+    (there,) = read(loaded.pair, inputs)
+    (back,) = read(loaded.swapped(), inputs)
     assert not np.allclose(there.kl, back.kl, rtol=1e-2)
     assert (there.base_top == back.policy_top).all()
 
 
 def test_a_self_pair_drifts_by_exactly_zero_in_every_cell(loaded):
     pair = self_pair(loaded.pair)
-    readings = drift.read(pair, loaded.batch("mixed"))
+    readings = read(pair, loaded.batch("mixed"))
     table = np.stack([drift.cells(reading, 5) for reading in readings])
     assert table[..., 0].sum() > 0
     assert (table[..., 1] == 0).all()
@@ -66,15 +67,15 @@ def test_a_self_pair_drifts_by_exactly_zero_in_every_cell(loaded):
 
 def test_the_models_are_left_as_they_were(loaded):
     before = state_of(loaded.policy, loaded.base)
-    drift.read(loaded.pair, loaded.batch("mixed"))
+    read(loaded.pair, loaded.batch("mixed"))
     assert state_of(loaded.policy, loaded.base) == before
 
 
-def reading_of(entropy, kl, visual=None) -> drift.Reading:
+def reading_of(entropy, kl, visual=None) -> Reading:
     entropy, kl = np.atleast_2d(entropy).astype(float), np.atleast_2d(kl).astype(float)
     tops = np.zeros(entropy.shape, dtype=int)
     where = np.ones(entropy.shape[1], dtype=bool) if visual is None else np.array(visual)
-    return drift.Reading(entropy, kl, tops, tops.copy(), where)
+    return Reading(entropy, kl, tops, tops.copy(), where)
 
 
 def test_every_position_is_counted_once_in_its_quantile():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from replay_core import ReplayConfig
-from replay_core.studies.drift import Reading
+from replay_core.reading import Reading
 from replay_core.studies.thresholds import candidates, find
 
 

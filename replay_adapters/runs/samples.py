@@ -1,0 +1,68 @@
+"""The scores of every logged answer of a run, where a document was answered several times."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from replay_adapters.lmms_eval.bench import MODEL
+from replay_adapters.lmms_eval.questions import Questions
+from replay_core import UsageError
+from replay_core.jsonl import finished_lines
+from replay_core.studies import passk
+from replay_core.studies.report import Row
+
+
+def read_samples(
+    path: Path,
+    *,
+    task: str | None = None,
+    metric: str | None = None,
+    include_path: str | None = None,
+) -> passk.Samples:
+    """Return item → score of each logged sample, of a run of either harness or a plain file.
+
+    A plain file is JSON lines of ``{"document", "repeat", "correct"}``; VLMEvalKit's adapter writes
+    ``{"index", "scores": […]}``; of lmms-eval's samples every response is scored anew by the
+    task's own scorer, since the harness scores only the first.
+
+    Raises:
+        UsageError: there is no such file, it is cut, or it holds neither form.
+    """
+    files = [path] if path.is_file() else sorted(path.rglob("*.jsonl"))
+    if task is not None and not path.is_file():
+        files = [file for file in files if file.stem == task or file.stem.endswith(f"_{task}")]
+    files = [file for file in files if not file.name.endswith(".part")]
+    if not files:
+        raise UsageError(f"{path} holds no JSON lines with samples")
+    file = files[-1]
+    lines = finished_lines(file)
+    if all("correct" in line and "document" in line for line in lines):
+        return _plain_samples(lines)
+    if all("scores" in line and "index" in line for line in lines):
+        return {line["index"]: [float(score) for score in line["scores"]] for line in lines}
+    if all("resps" in line and "doc_id" in line for line in lines):
+        name = task or file.stem.split("_samples_", 1)[-1]
+        return _rescored(lines, Questions(name, MODEL, include_path=include_path), metric)
+    raise UsageError(
+        f"{file} has lines of another form (allowed: document and correct; index and scores; "
+        "lmms-eval's samples)"
+    )
+
+
+def _plain_samples(lines: Sequence[Row]) -> passk.Samples:
+    found: dict[Any, list[float]] = defaultdict(list)
+    for line in sorted(lines, key=lambda line: line.get("repeat", 0)):
+        found[line["document"]].append(float(line["correct"]))
+    return dict(found)
+
+
+def _rescored(lines: Sequence[Row], questions: Questions, metric: str | None) -> passk.Samples:
+    questions.documents(None)
+    found = {}
+    for line in lines:
+        texts = line["resps"] if isinstance(line["resps"], list) else [line["resps"]]
+        flat = [t for text in texts for t in (text if isinstance(text, list) else [text])]
+        document = line["doc_id"]
+        found[document] = [questions.score(document, text, metric) for text in flat]
+    return found
