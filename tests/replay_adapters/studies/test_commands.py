@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from replay_adapters.cli import app
+from replay_adapters.runs.samples import read_samples
 from replay_adapters.studies import commands
-from replay_adapters.studies.answered import read_samples
 from replay_adapters.studies.chosen import best_of
 from replay_core import UsageError
 
