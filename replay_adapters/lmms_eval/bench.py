@@ -1,9 +1,7 @@
 """Prompts and scores of an lmms-eval task, through the harness's own dataloader and model class."""
 
-import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,54 +11,15 @@ from replay_adapters.lmms_eval.batches import escaping
 from replay_adapters.lmms_eval.questions import Questions, quiet_bars
 from replay_adapters.session.standin import Answering
 from replay_adapters.settings.options import Settings, check_checkpoints, resolve
-from replay_core import Pair, UsageError
-from replay_core.model.anatomy import MODALITIES, PIXELS
+from replay_core import Pair, ReplayConfig, UsageError
 from replay_core.seeds import stable_seed
 from replay_core.steered import split_arguments
+from replay_core.studies.bench import Prompts, Question, Respond
 
 MODEL = "qwen2_vl_replay"
 
-Respond = Callable[["Prompts"], torch.Tensor]
 
-
-@dataclass(frozen=True)
-class Prompts:
-    """One batch as the harness gave it to ``model.generate``.
-
-    ``inputs`` are the processor's tensors, ``generation`` the other arguments, ``documents`` the
-    document of each row.
-    """
-
-    inputs: dict[str, torch.Tensor]
-    generation: dict[str, Any]
-    documents: tuple[int, ...]
-
-    def digests(self, placeholders: Sequence[int]) -> list[str]:
-        """Return 16 hexadecimal digits per row, of its tokens and pixels, whatever its padding.
-
-        ``placeholders`` are the model's ids of visual tokens. Where pixels stand in proportion to
-        them (Qwen's flat patches), or one block per row, each row has its own; else the batch's.
-        """
-        ids, mask = self.inputs["input_ids"], self.inputs["attention_mask"].bool()
-        visual = [int(torch.isin(row, row.new_tensor(placeholders)).sum()) for row in ids]
-        starts = [sum(visual[:i]) for i in range(len(visual) + 1)]
-        texts = [str(row[kept].tolist()) for row, kept in zip(ids, mask, strict=True)]
-        states = [hashlib.sha256(text.encode()) for text in texts]
-        for name in PIXELS:
-            if name not in self.inputs:
-                continue
-            pixels = self.inputs[name].detach().cpu().contiguous()
-            per_token, left = divmod(len(pixels), max(starts[-1], 1))
-            for row, state in enumerate(states):
-                if left == 0:
-                    mine = pixels[starts[row] * per_token : starts[row + 1] * per_token]
-                else:
-                    mine = pixels[row] if len(pixels) == len(ids) else pixels
-                state.update(mine.contiguous().view(torch.uint8).numpy().tobytes())
-        return [state.hexdigest()[:16] for state in states]
-
-
-class Source:
+class LmmsEvalBench:
     """A pair in the harness's model class, and one of its tasks.
 
     ``arguments`` are lmms-eval's ``--model_args`` (a pair, pixels, ``replay_…`` options), which are
@@ -93,6 +52,11 @@ class Source:
         self.lm._answering = answering
 
     @property
+    def config(self) -> ReplayConfig:
+        """The replay settings of the arguments."""
+        return self.settings.config
+
+    @property
     def pair(self) -> Pair:
         """The loaded pair, both models whole."""
         pair: Pair = self.lm.pair
@@ -114,17 +78,6 @@ class Source:
             "base_revision": self.pair.base_revision,
             "processor_revision": self.lm.identity["processor_revision"],
         }
-
-    def digests(self, prompts: Prompts) -> list[str]:
-        """Return what identifies each row of a batch: equal for byte-identical prompts."""
-        config = self.pair.policy.model.config
-        tokens = [getattr(config, f"{modality}_token_id", None) for modality in MODALITIES]
-        return prompts.digests([token for token in tokens if token is not None])
-
-    def chunks(self, documents: Sequence[int]) -> Iterator[list[int]]:
-        """Yield documents in groups of ``batch_size``."""
-        for start in range(0, len(documents), self.batch_size):
-            yield list(documents[start : start + self.batch_size])
 
     def answer(self, documents: Sequence[int], respond: Respond) -> list[str]:
         """Return one text per document; ``respond`` stands in for ``model.generate``.
@@ -161,8 +114,26 @@ class Source:
 
     def seed(self, document: int, repeat: int = 0, seed: int | None = None) -> int:
         """Return the seed of one answer, as the plugin draws it in a run of the harness."""
-        first = self.settings.config.seed if seed is None else seed
+        first = self.config.seed if seed is None else seed
         return stable_seed(first, self.name, document, repeat)
+
+    def documents(self, n: int | None, offset: int = 0) -> list[int]:
+        """Return the first ``n`` documents behind ``offset``; all where None."""
+        return self.questions.documents(n, offset)
+
+    def score(self, document: int, text: str, metric: str | None = None) -> float:
+        """Return the task's own score of a text."""
+        return self.questions.score(document, text, metric)
+
+    def question(self, document: int) -> Question:
+        """Return what a document asks."""
+        return self.questions.question(document)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of an answer, with the one that ends it."""
+        tokenizer = self.lm.tokenizer
+        ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+        return [*ids, tokenizer.eos_token_id]
 
     def decode(self, tokens: Sequence[int]) -> list[str]:
         """Return each token id as text."""

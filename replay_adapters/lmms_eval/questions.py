@@ -8,9 +8,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from PIL import Image
+
 from replay_adapters.lmms_eval.patches import find_plugin_tasks
 from replay_adapters.runs.run import number
 from replay_core import UsageError
+from replay_core.studies.bench import Question
 
 # What lmms-eval's command line strips from an answer before it is scored.
 REASONING_TAGS = '[["<think>", "</think>"], ["<analysis>", "</analysis>"]]'
@@ -104,9 +107,15 @@ class Questions:
         found: dict[str, Any] = self.task.dataset[split][document]
         return found
 
-    def target(self, document: int) -> str:
-        """Return a document's right answer as text."""
-        return str(self.task.doc_to_target(self.document(document)))
+    def question(self, document: int) -> Question:
+        """Return what a document asks: the text of its request, its target and first picture."""
+        values = self.document(document)
+        pictures = [one for one in self.task.doc_to_visual(values) if isinstance(one, Image.Image)]
+        return Question(
+            str(self.request(document).args[0]),
+            str(self.task.doc_to_target(values)),
+            pictures[0].convert("RGB") if pictures else None,
+        )
 
 
 @contextlib.contextmanager

@@ -6,12 +6,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from replay_adapters.lmms_eval.bench import Source
 from replay_adapters.studies.thresholds import dynamic_layers, found_on
 from replay_core import ReplayConfig, UsageError
 from replay_core.studies import grid, passk
 from replay_core.studies.answers import answer_rows, run_arms, scores
 from replay_core.studies.arms import Arm, judge, rows_of
+from replay_core.studies.bench import Bench
 from replay_core.studies.figures import forest
 from replay_core.studies.intervention import intervention_arms
 from replay_core.studies.plots import draw_grid
@@ -23,7 +23,7 @@ Findings = dict[str, Any]
 
 
 def run_intervention(
-    source: Source,
+    source: Bench,
     folder: Path,
     n: int | None,
     *,
@@ -33,12 +33,12 @@ def run_intervention(
     seed: int = 0,
 ) -> Findings:
     """Put the base's activations in place of the policy's, arm by arm, against leaving them."""
-    arms = intervention_arms(source.settings.config, positions=positions, boundaries=boundaries)
+    arms = intervention_arms(source.config, positions=positions, boundaries=boundaries)
     return arms_study(source, folder, "intervention", arms, n, metric, seed)
 
 
 def run_controls(
-    source: Source,
+    source: Bench,
     folder: Path,
     n: int | None,
     *,
@@ -47,8 +47,8 @@ def run_controls(
     seed: int = 0,
 ) -> Findings:
     """Answer under every control arm; ``votes`` as many as replay's seconds buy where None."""
-    documents = source.questions.documents(n)
-    config, depth = source.settings.config, len(source.pair.policy.layers)
+    documents = source.documents(n)
+    config, depth = source.config, len(source.pair.policy.layers)
     if votes is None:
         votes = _votes(source, folder, documents, metric)
     return arms_study(
@@ -56,13 +56,13 @@ def run_controls(
     )
 
 
-def _votes(source: Source, folder: Path, documents: Sequence[int], metric: str | None) -> int:
+def _votes(source: Bench, folder: Path, documents: Sequence[int], metric: str | None) -> int:
     """Return how many plain answers cost as much as a replayed one, from the first documents.
 
     The seconds are those of the kept answers, so that a resumed study comes to the same number.
     """
     first = list(documents[: min(len(documents), max(source.batch_size, 16))])
-    arms = control_arms(source.settings.config, 1, len(source.pair.policy.layers))[:3]
+    arms = control_arms(source.config, 1, len(source.pair.policy.layers))[:3]
     rows = run_arms(
         source, arms, first, answer_rows(folder, source, metric), metric=metric, label="timing"
     )
@@ -73,7 +73,7 @@ def _votes(source: Source, folder: Path, documents: Sequence[int], metric: str |
 
 
 def arms_study(
-    source: Source,
+    source: Bench,
     folder: Path,
     study: str,
     arms: Sequence[Arm],
@@ -82,7 +82,7 @@ def arms_study(
     seed: int,
 ) -> Findings:
     """Answer under every arm and write table, JSON and figure; the first arm is the baseline."""
-    documents = source.questions.documents(n)
+    documents = source.documents(n)
     rows = run_arms(
         source,
         arms,
@@ -146,7 +146,7 @@ def _mean_mask(rows: Sequence[Row]) -> float | None:
 
 
 def run_grid(
-    source: Source,
+    source: Bench,
     folder: Path,
     n: int | None,
     *,
@@ -162,8 +162,8 @@ def run_grid(
     documents are those behind the first ``n`` ones; where a task has none left, there are no arms
     with fixed thresholds, and the findings say so.
     """
-    documents = source.questions.documents(n)
-    config = source.settings.config
+    documents = source.documents(n)
+    config = source.config
     alphas = grid.step_sizes(config) if alphas is None else sorted(alphas)
     others = _behind(source, documents, held_out)
     thresholds = _thresholds(source, others, gammas)
@@ -205,18 +205,18 @@ def run_grid(
     return findings
 
 
-def _behind(source: Source, documents: Sequence[int], held_out: int) -> list[int]:
+def _behind(source: Bench, documents: Sequence[int], held_out: int) -> list[int]:
     """Return up to ``held_out`` documents behind the given ones; [] where there are no more."""
     if held_out <= 0:
         return []
     try:
-        return source.questions.documents(held_out, offset=max(documents) + 1)
+        return source.documents(held_out, offset=max(documents) + 1)
     except UsageError:
         return []
 
 
 def _thresholds(
-    source: Source, documents: Sequence[int], gammas: Sequence[float]
+    source: Bench, documents: Sequence[int], gammas: Sequence[float]
 ) -> dict[float, dict[int, float]]:
     """Return γ → layer → nats, found on held-out documents; nothing where there are none."""
     if not documents:
@@ -242,7 +242,7 @@ def passk_arms(config: ReplayConfig) -> list[Arm]:
 
 
 def run_passk(
-    source: Source,
+    source: Bench,
     folder: Path,
     n: int | None,
     *,
@@ -252,8 +252,8 @@ def run_passk(
     seed: int = 0,
 ) -> Findings:
     """Sample every arm's answers through the harness's class and write Pass@K."""
-    documents = source.questions.documents(n)
-    arms = passk_arms(source.settings.config)
+    documents = source.documents(n)
+    arms = passk_arms(source.config)
     rows = run_arms(
         source,
         arms,

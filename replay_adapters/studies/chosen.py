@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from replay_adapters.lmms_eval.bench import Source
 from replay_adapters.studies.answered import Findings, arms_study
 from replay_core import ReplayConfig
 from replay_core.studies.arms import Arm
+from replay_core.studies.bench import Bench
 from replay_core.studies.grid import masked
 
 
@@ -31,9 +31,9 @@ def _values(name: str) -> tuple[float, float]:
     return gamma, alpha
 
 
-def run_chosen(source: Source, folder: Path, n: int | None, grid: Findings) -> Findings:
+def run_chosen(source: Bench, folder: Path, n: int | None, grid: Findings) -> Findings:
     """Answer the test split with the pair's preset and with the best cell of the dev grid."""
-    config = source.settings.config
+    config = source.config
     best = best_of(grid)
     gamma, alpha = _values(best)
     plain: dict[str, Any] = config.model_dump()

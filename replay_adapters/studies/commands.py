@@ -42,12 +42,12 @@ def _source(
     device: str | None,
     include_path: str | None,
 ) -> Any:
-    from replay_adapters.lmms_eval.bench import Source
+    from replay_adapters.lmms_eval.bench import LmmsEvalBench
 
     quiet_logs()
     named = [f"pair={pair}"] if pair else []
     arguments = ",".join([*named, *([model_args] if model_args else [])])
-    return Source(
+    return LmmsEvalBench(
         arguments,
         task,
         batch_size=batch_size,

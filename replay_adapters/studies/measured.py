@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from replay_adapters.lmms_eval.bench import Source
 from replay_adapters.studies.written import drift_row, write_drift, write_perturbation
 from replay_core import Pair, ReplayConfig, ReplayResult, Steered, UsageError, make_pair
 from replay_core.pair.loading import load_model
@@ -17,13 +16,14 @@ from replay_core.reading import read
 from replay_core.studies import drift, perturbation
 from replay_core.studies.answers import answer_rows, run_arms
 from replay_core.studies.arms import Arm
+from replay_core.studies.bench import Bench, chunks
 from replay_core.studies.report import Row, Rows
 
 SIGMAS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
 
 
 def run_drift(
-    source: Source,
+    source: Bench,
     folder: Path,
     n: int | None,
     *,
@@ -36,7 +36,7 @@ def run_drift(
     ``null_policy`` is a checkpoint trained otherwise than by RL, as an SFT twin; weight noise of
     the norm of policy - base is always measured, except for LoRA pairs, which are one model.
     """
-    documents = source.questions.documents(n)
+    documents = source.documents(n)
     pairs = _nulls(source, null_policy, noise_seed)
     settings = {
         **source.identity(),
@@ -46,7 +46,7 @@ def run_drift(
     }
     rows = Rows(folder, "drift", settings, ("arm", "document"))
     with tqdm(total=len(documents) * len(pairs), desc="drift", unit="prompt") as bar:
-        for chunk in source.chunks(documents):
+        for chunk in chunks(source, documents):
             if not all((arm, d) in rows for arm in pairs for d in chunk):
                 for prompts in source.prompts(chunk):
                     for arm, pair in pairs.items():
@@ -63,7 +63,7 @@ def run_drift(
     )
 
 
-def _nulls(source: Source, null_policy: str | None, seed: int) -> dict[str, Pair]:
+def _nulls(source: Bench, null_policy: str | None, seed: int) -> dict[str, Pair]:
     """Return the pair and its nulls, all with the pair's base."""
     pair = source.pair
     pairs = {"policy": pair}
@@ -87,7 +87,7 @@ def _drift_rows(arm: str, pair: Pair, prompts: Any, quantiles: int) -> list[Row]
 
 
 def run_perturbation(
-    source: Source,
+    source: Bench,
     folder: Path,
     n: int | None,
     *,
@@ -102,8 +102,8 @@ def run_perturbation(
     Right and wrong answers are the policy's own, sampled at temperature 1 from the clean picture
     and judged by the task's scorer; an item without one kind is left out of that correlation.
     """
-    documents = source.questions.documents(n)
-    config = source.settings.config
+    documents = source.documents(n)
+    config = source.config
     plain = ReplayConfig(**{**config.model_dump(), "method": "none"})
     answers = run_arms(
         source,
@@ -136,8 +136,8 @@ def run_perturbation(
     return write_perturbation(folder, items, settings=settings, seed=seed)
 
 
-def _layers(source: Source) -> tuple[int, ...]:
-    return source.settings.config.layer_indices(len(source.pair.policy.layers))
+def _layers(source: Bench) -> tuple[int, ...]:
+    return source.config.layer_indices(len(source.pair.policy.layers))
 
 
 def _by_verdict(rows: Sequence[Row]) -> dict[int, dict[str, list[str]]]:
@@ -152,7 +152,7 @@ def _by_verdict(rows: Sequence[Row]) -> dict[int, dict[str, list[str]]]:
 
 
 def _perturbed(
-    source: Source,
+    source: Bench,
     document: int,
     texts: Mapping[str, Sequence[str]],
     points: Sequence[tuple[float, int]],
@@ -161,7 +161,7 @@ def _perturbed(
     (prompts,) = source.prompts([document])
     if not any(name in prompts.inputs for name in perturbation.PIXELS):
         raise UsageError(f"document {document} has no picture to add noise to")
-    config = source.settings.config
+    config = source.config
     measured: list[dict[str, Any]] = []
     for start in range(0, len(points), source.batch_size):
         part = points[start : start + source.batch_size]
@@ -181,17 +181,18 @@ def _perturbed(
 
 
 def _likelihoods(
-    source: Source, batch: dict[str, torch.Tensor], texts: Sequence[str]
+    source: Bench, batch: dict[str, torch.Tensor], texts: Sequence[str]
 ) -> torch.Tensor | None:
     """Return the mean negative log-likelihood per token (copies,) over texts, in nats."""
     if not texts:
         return None
-    plain = ReplayConfig(**{**source.settings.config.model_dump(), "method": "none"})
+    plain = ReplayConfig(**{**source.config.model_dump(), "method": "none"})
     steered, off = Steered(source.pair, plain), ReplayResult(None, None, ())
-    tokenizer, copies = source.lm.tokenizer, len(batch["input_ids"])
+    copies = len(batch["input_ids"])
     means = []
     for text in texts:
-        ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-        continuation = torch.tensor([ids] * copies, device=batch["input_ids"].device)
+        continuation = torch.tensor(
+            [source.encode(text)] * copies, device=batch["input_ids"].device
+        )
         means.append(-steered.score(batch, off, continuation).mean(1).cpu())
     return torch.stack(means).mean(0)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from replay_adapters.lmms_eval.bench import Prompts, Source
 from replay_core import ReplayConfig, Steered, UsageError
 from replay_core.model.anatomy import placeholder_masks
 from replay_core.reading import read
 from replay_core.studies.answers import answer_rows, run_arms
 from replay_core.studies.arms import Arm
+from replay_core.studies.bench import Bench, Prompts
 from replay_core.studies.overlay import Overlay, draw_overlay
 from replay_core.studies.report import Row, write_study
 
@@ -21,7 +21,7 @@ Grid = tuple[int, int]
 
 
 def run_overlay(
-    source: Source,
+    source: Bench,
     folder: Path,
     *,
     chosen: Sequence[int] = (),
@@ -34,12 +34,12 @@ def run_overlay(
     Those are the ones whose score replay changes, then those whose text it changes, then those on
     which x is longest.
     """
-    config = ReplayConfig(**{**source.settings.config.model_dump(), "method": "replay"})
+    config = ReplayConfig(**{**source.config.model_dump(), "method": "replay"})
     arms = [
         Arm("none", ReplayConfig(**{**config.model_dump(), "method": "none"})),
         Arm("replay", config),
     ]
-    documents = source.questions.documents(max(chosen) + 1 if chosen else among)
+    documents = source.documents(max(chosen) + 1 if chosen else among)
     missing = sorted(set(chosen) - set(documents))
     if missing:
         raise UsageError(f"documents {missing} are not in {source.name} (0 to {max(documents)})")
@@ -86,7 +86,7 @@ def _interest(none: Row, replayed: Row) -> tuple[Any, ...]:
 
 
 def _overlay(
-    source: Source, config: ReplayConfig, document: int, none: Row, replayed: Row
+    source: Bench, config: ReplayConfig, document: int, none: Row, replayed: Row
 ) -> Overlay:
     (prompts,) = source.prompts([document])
     steered = Steered(source.pair, config)
@@ -106,8 +106,7 @@ def _overlay(
     (reading,) = read(source.pair, prompts.inputs, steered.layers)
     size = shape[0] * shape[1]
     sample = result.samples[0]
-    values = source.questions.document(document)
-    (picture, *_) = source.questions.task.doc_to_visual(values)
+    asked = source.question(document)
     losses = (
         ""
         if sample.loss_after is None
@@ -115,13 +114,13 @@ def _overlay(
     )
     return Overlay(
         title=f"{source.name}, document {document}: {sample.outcome.value}{losses}",
-        question=str(source.questions.request(document).args[0]),
-        target=source.questions.target(document),
+        question=asked.text,
+        target=asked.target,
         answers={
             "none": (none["text"], none["correct"]),
             "replay": (replayed["text"], replayed["correct"]),
         },
-        picture=picture.convert("RGB"),
+        picture=asked.picture,
         masked=_shaped(masked.mean(0).numpy(), shape),
         entropy=_shaped(entropies.mean(0).cpu().numpy(), shape),
         drift=_shaped(reading.kl[:, reading.visual].mean(0), shape),
@@ -134,7 +133,7 @@ def _shaped(values: Any, shape: Grid) -> Any:
     return np.asarray(values, dtype=np.float64)[: shape[0] * shape[1]].reshape(shape)
 
 
-def _grid(source: Source, prompts: Prompts, tokens: int) -> Grid:
+def _grid(source: Bench, prompts: Prompts, tokens: int) -> Grid:
     """Return rows and columns of the first picture's visual tokens.
 
     Raises:
@@ -155,7 +154,7 @@ def _grid(source: Source, prompts: Prompts, tokens: int) -> Grid:
     return side, side
 
 
-def _visual_candidates(source: Source, prompts: Prompts, config: ReplayConfig) -> torch.Tensor:
+def _visual_candidates(source: Bench, prompts: Prompts, config: ReplayConfig) -> torch.Tensor:
     """Return where among the mask's candidates the visual tokens stand: bool (candidates,)."""
     ids = prompts.inputs["input_ids"]
     masks = placeholder_masks(source.pair.policy.model, ids)

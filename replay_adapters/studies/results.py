@@ -34,16 +34,16 @@ def measure(
     grid_items: int = 150,
 ) -> None:
     """Run every study of one pair; rows that are there already are kept."""
-    from replay_adapters.lmms_eval.bench import Source
+    from replay_adapters.lmms_eval.bench import LmmsEvalBench
     from replay_adapters.studies import answered, measured, pictures
     from replay_adapters.studies.chosen import run_chosen
     from replay_adapters.studies.commands import quiet_logs
 
     quiet_logs()
-    dev = Source(f"pair={pair}", DEV, batch_size=batch_size)
+    dev = LmmsEvalBench(f"pair={pair}", DEV, batch_size=batch_size)
     grid = answered.run_grid(dev, folder, min(grid_items, n))
     del dev
-    test = Source(f"pair={pair}", TEST, batch_size=batch_size)
+    test = LmmsEvalBench(f"pair={pair}", TEST, batch_size=batch_size)
     run_chosen(test, folder, n, grid)
     answered.run_controls(test, folder, n)
     answered.run_intervention(test, folder, n)

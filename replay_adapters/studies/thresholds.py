@@ -6,15 +6,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from replay_adapters.lmms_eval.bench import Source
 from replay_core import UsageError
 from replay_core.reading import read
 from replay_core.record import library_versions
+from replay_core.studies.bench import Bench, chunks
 from replay_core.studies.report import write_json, write_table
 from replay_core.studies.thresholds import FixedThresholds, candidates, find
 
 
-def run_thresholds(source: Source, folder: Path, n: int | None, offset: int) -> FixedThresholds:
+def run_thresholds(source: Bench, folder: Path, n: int | None, offset: int) -> FixedThresholds:
     """Find thresholds on ``n`` documents behind ``offset``; write ``thresholds.json`` and ``.csv``.
 
     γ, layers and candidates are those of the source's options. The right documents to take are
@@ -23,8 +23,8 @@ def run_thresholds(source: Source, folder: Path, n: int | None, offset: int) -> 
     Raises:
         UsageError: none of the documents has a candidate.
     """
-    config, layers = source.settings.config, dynamic_layers(source)
-    documents = source.questions.documents(n, offset)
+    config, layers = source.config, dynamic_layers(source)
+    documents = source.documents(n, offset)
     (found,) = found_on(source, documents, [config.threshold])
     table = [
         {
@@ -49,25 +49,25 @@ def run_thresholds(source: Source, folder: Path, n: int | None, offset: int) -> 
     return found
 
 
-def dynamic_layers(source: Source) -> tuple[int, ...]:
+def dynamic_layers(source: Bench) -> tuple[int, ...]:
     """Return the layers that the source's options name, whatever thresholds they name as well."""
     depth = source.pair.policy.model.config.get_text_config().num_hidden_layers
-    plain = source.settings.config.model_copy(update={"thresholds": "dynamic"})
+    plain = source.config.model_copy(update={"thresholds": "dynamic"})
     return plain.layer_indices(depth)
 
 
 def found_on(
-    source: Source, documents: Sequence[int], gammas: Sequence[float]
+    source: Bench, documents: Sequence[int], gammas: Sequence[float]
 ) -> list[FixedThresholds]:
     """Return the fixed thresholds that stand for each γ, found on these documents.
 
     Raises:
         UsageError: none of the documents has a candidate.
     """
-    layers, positions = dynamic_layers(source), source.settings.config.positions
+    layers, positions = dynamic_layers(source), source.config.positions
     entropies = []
     with tqdm(total=len(documents), desc="thresholds", unit="prompt") as bar:
-        for chunk in source.chunks(documents):
+        for chunk in chunks(source, documents):
             for prompts in source.prompts(chunk):
                 readings = read(source.pair, prompts.inputs, layers)
                 entropies += [candidates(reading, positions) for reading in readings]

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from replay_adapters.lmms_eval.bench import Prompts, Source
 from replay_core import ReplayResult, Steered
 from replay_core.digest import settings_digest
 from replay_core.record import answer_fields
 from replay_core.sampling import SeededRows
 from replay_core.seeds import stable_seed
 from replay_core.studies.arms import Arm
+from replay_core.studies.bench import Bench, Prompts, chunks, digests
 from replay_core.studies.report import Row, Rows
 from replay_core.studies.treatments import (
     joined_pictures,
@@ -30,14 +30,14 @@ Scores = dict[str, dict[Hashable, float]]
 Report = Callable[[str], None]
 
 
-def answer_rows(folder: Path, source: Source, metric: str | None) -> Rows:
+def answer_rows(folder: Path, source: Bench, metric: str | None) -> Rows:
     """Return the folder's answers of this source; all studies of a folder share them."""
     settings = {**source.identity(), "metric": metric, "batch_size": source.batch_size}
     return Rows(folder, "answers", settings, ("arm_hash", "document", "repeat"))
 
 
 def run_arms(
-    source: Source,
+    source: Bench,
     arms: Sequence[Arm],
     documents: Sequence[int],
     rows: Rows,
@@ -60,7 +60,7 @@ def run_arms(
     wanted = [(arm, settings_digest({**arm.settings(), "sampling": sampling})) for arm in arms]
     total = len(arms) * len(documents) * repeats
     with tqdm(total=total, desc=label, unit="answer") as bar:
-        for chunk in source.chunks(documents):
+        for chunk in chunks(source, documents):
             for arm, arm_hash in wanted:
                 numbers = range(repeats)
                 keys = {(arm_hash, d, number) for d in chunk for number in numbers}
@@ -68,9 +68,7 @@ def run_arms(
                     answerer = _Answerer(source, arm, documents, sampling)
                     made = answerer.rows(chunk, repeats)
                     for row in made:
-                        row["correct"] = source.questions.score(
-                            row["document"], row["text"], metric
-                        )
+                        row["correct"] = source.score(row["document"], row["text"], metric)
                     rows.add({"arm": arm.name, "arm_hash": arm_hash, **row} for row in made)
                 bar.update(len(keys))
     found = {(row["arm_hash"], row["document"], row["repeat"]): row for row in rows}
@@ -102,7 +100,7 @@ class _Answerer:
     """One arm at work; x of a batch is kept for its repeats."""
 
     def __init__(
-        self, source: Source, arm: Arm, documents: Sequence[int], sampling: dict[str, Any] | None
+        self, source: Bench, arm: Arm, documents: Sequence[int], sampling: dict[str, Any] | None
     ) -> None:
         self.source, self.arm, self.sampling = source, arm, sampling
         self._next = dict(zip(documents, [*documents[1:], *documents[:1]], strict=True))
@@ -152,8 +150,8 @@ class _Answerer:
 
     def _respond(self, prompts: Prompts) -> torch.Tensor:
         seeds = [self.source.seed(d, self._repeat) for d in prompts.documents]
-        digests = self.source.digests(prompts)
-        identity = " ".join(digests)
+        rows = digests(self.source, prompts)
+        identity = " ".join(rows)
         if identity not in self._kept:
             self._kept = {identity: self._optimise(prompts)}
         result = self._kept[identity]
@@ -166,7 +164,7 @@ class _Answerer:
             else:
                 output = self.steered.generate(**prompts.inputs, **generation)
         decoding = time.perf_counter() - started
-        self._note(prompts, result, output, generation, decoding, digests)
+        self._note(prompts, result, output, generation, decoding, rows)
         return output
 
     def _optimise(self, prompts: Prompts) -> ReplayResult:

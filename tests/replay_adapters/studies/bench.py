@@ -6,16 +6,15 @@ its plan, which is drawn from the arm's settings alone, so that no two arms agre
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from replay_adapters.lmms_eval.bench import Prompts
 from replay_core import ReplayConfig, UsageError
 from replay_core.studies.arms import Arm
+from replay_core.studies.bench import Prompts
 from tests.replay_core.helpers import Loaded
 
 PROMPT = "the same for every arm"
@@ -120,7 +119,7 @@ class Plans:
 
 @dataclass
 class Bench:
-    """Stands in for a ``Source``; ``inputs`` are the prompts of documents, taken in turn."""
+    """A bench without a harness; ``inputs`` are the prompts of documents, taken in turn."""
 
     loaded: Loaded
     config: ReplayConfig
@@ -134,9 +133,6 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.pair = self.loaded.pair
-        self.settings = SimpleNamespace(config=self.config)
-        self.lm = SimpleNamespace(tokenizer=self.loaded.processor.tokenizer)
-        self.questions = self
         self._inputs = self.loaded.singles("one_image")
 
     def identity(self) -> dict[str, Any]:
@@ -147,10 +143,6 @@ class Bench:
         if not found:
             raise UsageError(f"task {self.name} has no documents behind number {offset}")
         return found
-
-    def chunks(self, documents: Sequence[int]) -> Iterator[list[int]]:
-        for start in range(0, len(documents), self.batch_size):
-            yield list(documents[start : start + self.batch_size])
 
     def inputs(self, document: int) -> Any:
         return self._inputs[document % len(self._inputs)]
@@ -163,6 +155,10 @@ class Bench:
 
     def seed(self, document: int, repeat: int = 0, seed: int | None = None) -> int:
         return 1000 * document + repeat + (seed or 0)
+
+    def encode(self, text: str) -> list[int]:
+        tokenizer = self.loaded.processor.tokenizer
+        return [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
 
     def decode(self, tokens: Sequence[int]) -> list[str]:
         return [f"word {token}" for token in tokens]

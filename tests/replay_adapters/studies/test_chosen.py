@@ -34,7 +34,7 @@ def arms_of(monkeypatch):
     def run(config, found):
         seen = {}
         monkeypatch.setattr(chosen, "arms_study", lambda *args: seen.update(arms=args[3]))
-        source = type("Source", (), {"settings": type("Settings", (), {"config": config})})
+        source = type("Bench", (), {"config": config})
         chosen.run_chosen(source, None, 10, found)
         return {arm.name: arm.config for arm in seen["arms"]}
 
