@@ -183,7 +183,7 @@ def test_lmms_evals_samples_are_scored_one_by_one(tmp_path):
         questions = Questions(task, "qwen2_vl_replay")
         documents = questions.documents(2)
         rows = [
-            {"doc_id": d, "resps": [right.format(questions.target(d)), "?", right.format("no way")]}
+            {"doc_id": d, "resps": [right.format(questions.question(d).target), "?", right.format("no way")]}
             for d in documents
         ]
         path = tmp_path / f"2026_samples_{task}.jsonl"
