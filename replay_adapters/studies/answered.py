@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from replay_adapters.studies.thresholds import dynamic_layers, found_on
 from replay_core import ReplayConfig, UsageError
 from replay_core.studies import grid, passk
 from replay_core.studies.answers import answer_rows, run_arms, scores
@@ -16,6 +15,7 @@ from replay_core.studies.figures import forest
 from replay_core.studies.intervention import intervention_arms
 from replay_core.studies.plots import draw_grid
 from replay_core.studies.report import Row, write_study
+from replay_core.studies.thresholds import dynamic_layers, found_on
 from replay_core.studies.treatments import affordable_votes, control_arms
 
 BASELINE = "none"

@@ -399,18 +399,11 @@ def thresholds(
 
     The file is for replay_thresholds=FILE.
     """
-    from replay_adapters.studies.thresholds import run_thresholds
+    from replay_core.studies.thresholds import run
 
     source = _source(pair, model_args, task, batch_size, model, device, include_path)
-    found = run_thresholds(source, output, n, offset)
-    typer.echo(
-        f"\nFixed thresholds of {source.pair.name} on {task}: the mean of γ·max entropy, "
-        f"n = {found.samples}"
-    )
-    for nats, dynamic, fixed in zip(
-        found.nats, found.dynamic_share, found.fixed_share, strict=True
-    ):
-        typer.echo(f"  {nats:.4f} nats: selects {fixed:.3f} (dynamic: {dynamic:.3f})")
+    found = run(source, output, n, offset)
+    typer.echo("\n" + found.told(source.pair.name, task))
     typer.echo(f"\n  replay_thresholds={output / 'thresholds.json'}")
 
 
