@@ -100,20 +100,11 @@ def drift(
     seed: Seed = 0,
 ) -> None:
     """Does the policy drift more where its base was sure? KL by layer and entropy, with nulls."""
-    from replay_adapters.studies.measured import run_drift
+    from replay_core.studies.drift import run
 
     source = _source(pair, model_args, task, batch_size, model, device, include_path)
-    found = run_drift(
-        source, output, n, quantiles=quantiles, null_policy=null_policy, noise_seed=seed
-    )
-    typer.echo(f"\nDrift of {source.pair.name} on {task}, n = {found['n']}")
-    for kind in ("visual", "text"):
-        for arm, entry in found[kind].items():
-            low, high = entry["low_over_high_interval"]
-            typer.echo(
-                f"  {kind:<7}{arm:<14}mean KL {entry['mean_kl'] or 0:.3g} nats, low/high entropy "
-                f"{entry['low_over_high']:.3g} [{low:.3g}, {high:.3g}]"
-            )
+    found = run(source, output, n, quantiles=quantiles, null_policy=null_policy, seed=seed)
+    typer.echo("\n" + found.told(source.pair.name, task))
     _done(output, "drift")
 
 
@@ -136,11 +127,11 @@ def perturbation(
     seed: Seed = 0,
 ) -> None:
     """Does less low-entropy drift go with right answers that are easier to say? Pixel noise."""
-    from replay_adapters.studies.measured import run_perturbation
+    from replay_core.studies.perturbation import run
 
     ladder = _numbers(sigmas, "--sigmas")
     source = _source(pair, model_args, task, batch_size, model, device, include_path)
-    found = run_perturbation(
+    found = run(
         source,
         output,
         n,
@@ -150,14 +141,7 @@ def perturbation(
         metric=metric,
         seed=seed,
     )
-    typer.echo(f"\nWithin-item Spearman of drift and log-perplexity, {found['n']} items")
-    for outcome in ("right", "wrong"):
-        for name, entry in found[outcome].items():
-            low, high = entry["interval"]
-            typer.echo(
-                f"  {outcome} answers, {name:<16}ρ = {entry['rho']:+.3f} [{low:+.3f}, {high:+.3f}]"
-                f", n = {entry['n']}"
-            )
+    typer.echo("\n" + found.told())
     _done(output, "perturbation")
 
 
@@ -375,12 +359,12 @@ def overlay(
     include_path: Include = None,
 ) -> None:
     """What was masked, and where does x act? A picture for each chosen item."""
-    from replay_adapters.studies.pictures import run_overlay
+    from replay_core.studies.overlay import run
 
     chosen = [int(number) for number in _numbers(documents, "--documents")]
     source = _source(pair, model_args, task, batch_size, model, device, include_path)
-    paths = run_overlay(source, output, chosen=chosen, among=n, most=most, metric=metric)
-    typer.echo("\n" + "\n".join(f"  {path}" for path in paths))
+    found = run(source, output, n, chosen=chosen, most=most, metric=metric)
+    typer.echo("\n" + found.told(output))
 
 
 def thresholds(

@@ -35,9 +35,10 @@ def measure(
 ) -> None:
     """Run every study of one pair; rows that are there already are kept."""
     from replay_adapters.lmms_eval.bench import LmmsEvalBench
-    from replay_adapters.studies import answered, measured, pictures
+    from replay_adapters.studies import answered
     from replay_adapters.studies.chosen import run_chosen
     from replay_adapters.studies.commands import quiet_logs
+    from replay_core.studies import drift, overlay, perturbation
 
     quiet_logs()
     dev = LmmsEvalBench(f"pair={pair}", DEV, batch_size=batch_size)
@@ -47,10 +48,10 @@ def measure(
     run_chosen(test, folder, n, grid)
     answered.run_controls(test, folder, n)
     answered.run_intervention(test, folder, n)
-    measured.run_drift(test, folder, min(300, n), null_policy=twin or _twin(pair))
-    measured.run_perturbation(test, folder, min(100, n))
+    drift.run(test, folder, min(300, n), null_policy=twin or _twin(pair))
+    perturbation.run(test, folder, min(100, n))
     answered.run_passk(test, folder, min(pass_items, n))
-    pictures.run_overlay(test, folder, among=min(200, n), most=3)
+    overlay.run(test, folder, min(200, n), most=3)
 
 
 def _twin(pair: str) -> str | None:

@@ -1,194 +1,130 @@
-"""How far a policy's lens readings lie from its base's, by layer and by the base's certainty."""
+"""Does the policy drift more where its base was sure? KL by layer and by the base's entropy.
+
+Both lenses are read at every position of a task's prompts, and the mean of KL(base ‖ policy) is
+taken by layer, by kind of position and by quantile of the base's entropy. As KL has a shape of its
+own under any change, nulls are measured beside the policy: its base with weight noise of the
+training's norm, and a checkpoint that was trained otherwise, where there is one.
+"""
 
 import copy
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.colors import LogNorm
+from pydantic import Field
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from replay_core.reading import Reading
+from replay_core.pair.loading import load_model
+from replay_core.pair.lora import adapter_layers
+from replay_core.pair.pair import Pair, make_pair
+from replay_core.reading import Reading, read
 from replay_core.seeds import stable_seed
-from replay_core.studies.stats.resampling import Floats, Interval, bootstrap_ratio, percentile
-
-KINDS = ("visual", "text")
-FIELDS = ("count", "kl", "entropy", "agree", "kl_where_agree")
-
-
-def cells(reading: Reading, quantiles: int) -> Floats:
-    """Return sums over one prompt's positions, (layers, kinds, quantiles, fields).
-
-    Positions of one kind are ranked by the base's entropy at that layer and cut into ``quantiles``
-    parts of (nearly) equal size, lowest first; equal entropies keep the prompt's order. The fields
-    are :data:`FIELDS`.
-    """
-    layers = len(reading.kl)
-    table = np.zeros((layers, len(KINDS), quantiles, len(FIELDS)))
-    agree = (reading.base_top == reading.policy_top).astype(float)
-    for kind, mine in enumerate((reading.visual, ~reading.visual)):
-        total = int(mine.sum())
-        for layer in range(layers):
-            e = reading.entropy[layer, mine]
-            rank = np.empty(total, dtype=int)
-            rank[np.argsort(e, kind="stable")] = np.arange(total)
-            bucket = rank * quantiles // max(total, 1)
-            divergence, same = reading.kl[layer, mine], agree[layer, mine]
-            values = {
-                "count": np.ones(total),
-                "kl": divergence,
-                "entropy": e,
-                "agree": same,
-                "kl_where_agree": divergence * same,
-            }
-            ordered = np.stack([values[name] for name in FIELDS], 1)
-            np.add.at(table[layer, kind], bucket, ordered)
-    return table
+from replay_core.studies.bench import Bench, chunks
+from replay_core.studies.figures import BLUE, GREY, PALETTE, canvas, save
+from replay_core.studies.report import Row, Rows, write_study, write_table
+from replay_core.studies.result import Ends, Number, Result, shown
+from replay_core.studies.stats.profile import (
+    KINDS,
+    Changes,
+    Profile,
+    against_null,
+    cells,
+    changed,
+    contrast,
+    profile,
+    top_changes,
+)
+from replay_core.studies.stats.resampling import Floats
 
 
-def field(table: Floats, name: str) -> Floats:
-    """Return one of :data:`FIELDS` from a table whose last axis holds them."""
-    return np.asarray(table[..., FIELDS.index(name)])
+class Shape(Result):
+    """One model's drift from the base at one kind of position, over all layers."""
 
-
-def means(items: Floats, kind: str) -> dict[str, float | None]:
-    """Return ``mean_kl`` (nats) and top-1 ``agreement`` over all positions of one kind and layers.
-
-    ``items`` is (items, layers, kinds, quantiles, fields); None where there is no such position.
-    """
-    total = items[:, :, KINDS.index(kind)].sum((0, 1, 2))
-    count = field(total, "count")
-    if not count:
-        return {"mean_kl": None, "agreement": None}
-    return {
-        "mean_kl": float(field(total, "kl") / count),
-        "agreement": float(field(total, "agree") / count),
-    }
-
-
-def changed(reading: Reading) -> Counter[tuple[str, int, int]]:
-    """Count (kind, base's top id, policy's top id) where the two differ, over all layers."""
-    counts: Counter[tuple[str, int, int]] = Counter()
-    for kind, mine in zip(KINDS, (reading.visual, ~reading.visual), strict=True):
-        ours, theirs = reading.base_top[:, mine], reading.policy_top[:, mine]
-        moved = ours != theirs
-        counts.update(
-            (kind, int(a), int(b)) for a, b in zip(ours[moved], theirs[moved], strict=True)
-        )
-    return counts
-
-
-@dataclass(frozen=True)
-class Profile:
-    """A pair's drift over items; arrays are (layers, kinds, quantiles), NaN in empty cells."""
-
-    n: int
-    kl: Floats
-    low: Floats
-    high: Floats
-    entropy: Floats
-    agreement: Floats
-    kl_where_agree: Floats
-    count: Floats
-
-
-def profile(items: Floats, *, seed: int = 0) -> Profile:
-    """Return means over all positions with item bootstrap intervals of the KL.
-
-    ``items`` is (items, layers, kinds, quantiles, fields), one :func:`cells` each.
-    """
-    total = items.sum(0)
-    count, agree = field(total, "count"), field(total, "agree")
-    resampled = bootstrap_ratio(field(items, "kl"), field(items, "count"), seed=seed, draws=1000)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        low, high = percentile(np.where(count == 0, 0, resampled))
-        return Profile(
-            n=len(items),
-            kl=field(total, "kl") / count,
-            low=np.where(count == 0, np.nan, low),
-            high=np.where(count == 0, np.nan, high),
-            entropy=field(total, "entropy") / count,
-            agreement=agree / count,
-            kl_where_agree=field(total, "kl_where_agree") / agree,
-            count=count,
-        )
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Low-entropy drift against high-entropy drift, over all layers of one kind of position.
-
-    ``difference`` is the mean KL of the lower half of the entropy quantiles minus that of the upper
-    half, in nats (a middle quantile counts for neither); ``ratio`` is the same as a quotient, which
-    a change of the whole drift's size leaves alone.
-    """
-
-    difference: float
-    interval: Interval
-    ratio: float
-    ratio_interval: Interval
-
-
-def contrast(items: Floats, kind: str, *, seed: int = 0) -> Contrast:
-    """Return whether low-entropy positions drift more; see :class:`Contrast`."""
-    halves = _halves(items, kind)
-    resampled = bootstrap_ratio(field(halves, "kl"), field(halves, "count"), seed=seed)
-    low, high = _mean_of(halves)
-    return Contrast(
-        low - high,
-        _interval(resampled[:, 0] - resampled[:, 1]),
-        _quotient(low, high),
-        _interval(_quotients(resampled)),
+    mean_kl: Number = Field(description="mean KL(base ‖ model) of all positions, in nats")
+    agreement: Number = Field(description="share of positions where both have the same top-1 word")
+    low_minus_high: Number = Field(
+        description="mean KL at the lower half of the entropy quantiles minus the upper's, in nats"
     )
+    low_minus_high_interval: Ends
+    low_over_high: Number = Field(description="mean KL at the lower half over that at the upper")
+    low_over_high_interval: Ends
+    log_ratio_of_policy_to_this: Number = Field(
+        None,
+        description="log of the policy's low_over_high over this null's; not given for the policy",
+    )
+    log_ratio_interval: Ends = (None, None)
 
 
-def against_null(
-    items: Floats, null: Floats, kind: str, *, seed: int = 0
-) -> tuple[float, Interval]:
-    """Return log(ratio / ratio of the null), paired by item, with its interval.
+class DriftResult(Result):
+    """The drift of ``policy`` and of each null, by kind of position."""
 
-    Above 0: relative to high-entropy positions, low-entropy ones drift more under the pair's
-    training than under the null, so that the shape is not only what KL does to any change.
+    n: int = Field(description="number of prompts")
+    visual: dict[str, Shape] = Field(description="model → drift at image and video tokens")
+    text: dict[str, Shape] = Field(description="model → drift at all other tokens")
+
+    def told(self, pair: str, task: str) -> str:
+        """Return one line per kind of position and model, for people."""
+        lines = [f"Drift of {pair} on {task}, n = {self.n}"]
+        for kind in KINDS:
+            for model, shape in getattr(self, kind).items():
+                low, high = map(shown, shape.low_over_high_interval)
+                lines.append(
+                    f"  {kind:<7}{model:<14}mean KL {shape.mean_kl or 0:.3g} nats, low/high "
+                    f"entropy {shown(shape.low_over_high):.3g} [{low:.3g}, {high:.3g}]"
+                )
+        return "\n".join(lines)
+
+
+def run(
+    bench: Bench,
+    folder: Path,
+    n: int | None,
+    *,
+    quantiles: int = 5,
+    null_policy: str | None = None,
+    seed: int = 0,
+) -> DriftResult:
+    """Measure drift on the first ``n`` documents' prompts and write ``drift`` files to ``folder``.
+
+    ``null_policy`` is a checkpoint trained otherwise than by RL, as an SFT twin; weight noise
+    (drawn from ``seed``) is always measured, except for LoRA pairs, which are one model.
     """
-    ours, theirs = _halves(items, kind), _halves(null, kind)
-    both = np.concatenate([ours, theirs], axis=1)
-    resampled = bootstrap_ratio(field(both, "kl"), field(both, "count"), seed=seed)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(_quotients(resampled[:, :2])) - np.log(_quotients(resampled[:, 2:]))
-        value = np.log(_quotient(*_mean_of(ours))) - np.log(_quotient(*_mean_of(theirs)))
-    return float(value), _interval(logs[np.isfinite(logs)])
+    documents = bench.documents(n)
+    pairs = {"policy": bench.pair, **_nulls(bench.pair, null_policy, seed)}
+    settings = {
+        **bench.identity(),
+        "quantiles": quantiles,
+        "noise_seed": seed,
+        "nulls": {name: pair.policy_revision for name, pair in pairs.items() if name != "policy"},
+    }
+    rows = Rows(folder, "drift", settings, ("arm", "document"))
+    with tqdm(total=len(documents) * len(pairs), desc="drift", unit="prompt") as bar:
+        for chunk in chunks(bench, documents):
+            if not all((arm, d) in rows for arm in pairs for d in chunk):
+                for prompts in bench.prompts(chunk):
+                    for arm, pair in pairs.items():
+                        readings = zip(prompts.documents, read(pair, prompts.inputs), strict=True)
+                        rows.add([row_of(arm, d, reading, quantiles) for d, reading in readings])
+            bar.update(len(chunk) * len(pairs))
+    return report(folder, rows, documents, settings=settings, decode=bench.decode, seed=seed)
 
 
-def _halves(items: Floats, kind: str) -> Floats:
-    """Return (items, 2, fields): sums of the lower and the upper half of the quantiles."""
-    mine = items[:, :, KINDS.index(kind)].sum(1)
-    half = mine.shape[1] // 2
-    return np.stack([mine[:, :half].sum(1), mine[:, -half:].sum(1)], axis=1)
-
-
-def _mean_of(halves: Floats) -> tuple[float, float]:
-    total = halves.sum(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        low, high = field(total, "kl") / field(total, "count")
-    return float(low), float(high)
-
-
-def _quotient(low: float, high: float) -> float:
-    return low / high if high else float("nan")
-
-
-def _quotients(halves: Floats) -> Floats:
-    low, high = halves[:, 0], halves[:, 1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(high == 0, np.nan, low / high))
-
-
-def _interval(samples: Floats) -> Interval:
-    if len(samples) == 0 or np.isnan(samples).all():
-        return Interval(float("nan"), float("nan"))
-    low, high = percentile(samples)
-    return Interval(float(low), float(high))
+def _nulls(pair: Pair, null_policy: str | None, seed: int) -> dict[str, Pair]:
+    """Return the nulls of a pair, with the pair's base as theirs."""
+    nulls, base = {}, pair.base.model
+    if null_policy is not None:
+        twin = load_model(null_policy, dtype=base.dtype, device_map=str(base.device))
+        nulls["sft twin"] = make_pair(twin, base)
+    if not adapter_layers(pair.policy.model):
+        noisy = make_pair(noisy_twin(pair.policy.model, base, seed), base)
+        revision = f"noise of {pair.policy_revision}"
+        nulls["weight noise"] = replace(noisy, policy_revision=revision)
+    return nulls
 
 
 def noisy_twin(policy: PreTrainedModel, base: PreTrainedModel, seed: int) -> PreTrainedModel:
@@ -210,10 +146,144 @@ def noisy_twin(policy: PreTrainedModel, base: PreTrainedModel, seed: int) -> Pre
     return twin.eval()
 
 
-def top_changes(
-    counts: Counter[tuple[str, int, int]], kind: str, most: int = 20
-) -> Iterator[tuple[int, int, int]]:
-    """Yield (base id, policy id, count) of the most frequent changes at one kind of position."""
-    mine = Counter({(a, b): n for (k, a, b), n in counts.items() if k == kind})
-    for (a, b), n in sorted(mine.items(), key=lambda item: (-item[1], item[0]))[:most]:
-        yield a, b, n
+def row_of(arm: str, document: int, reading: Reading, quantiles: int) -> Row:
+    """Return what is kept of one prompt under one arm; word changes for the policy only."""
+    changes = changed(reading).most_common(200) if arm == "policy" else []
+    return {
+        "arm": arm,
+        "document": document,
+        "cells": cells(reading, quantiles),
+        "changed": [[*key, count] for key, count in changes],
+    }
+
+
+def report(
+    folder: Path,
+    rows: Iterable[Row],
+    documents: Sequence[int],
+    *,
+    settings: Mapping[str, Any],
+    decode: Callable[[Sequence[int]], Sequence[str]],
+    seed: int,
+) -> DriftResult:
+    """Write profiles, contrasts with the nulls, word changes and the figure.
+
+    ``rows`` hold one :func:`row_of` for every arm and document, in any order; ``decode`` gives the
+    words of token ids.
+
+    Raises:
+        KeyError: an arm lacks a document.
+    """
+    kept = {(row["arm"], row["document"]): row for row in rows}
+    # Arms are compared item by item, so every arm's items stand in the documents' order.
+    items = {
+        arm: np.array([kept[arm, document]["cells"] for document in documents])
+        for arm in dict.fromkeys(arm for arm, _ in kept)
+    }
+    result = DriftResult(n=len(documents), **{kind: _shapes(items, kind) for kind in KINDS})
+    profiles = {arm: profile(array) for arm, array in items.items()}
+    write_study(
+        folder,
+        "drift",
+        settings={**settings, "n": len(documents)},
+        table=[row for arm, found in profiles.items() for row in _profile_rows(arm, found)],
+        findings=result.findings(),
+        seed=seed,
+    )
+    changes = _changed_rows([kept["policy", document] for document in documents], decode)
+    write_table(folder / "drift_changed.csv", changes)
+    draw(folder / "drift.png", profiles, result)
+    return result
+
+
+def _shapes(items: Mapping[str, Floats], kind: str) -> dict[str, Shape]:
+    """Return each arm's shape, a null's with the policy's beside it.
+
+    ``items`` is arm → (items, layers, kinds, quantiles, fields), of all arms in the same order.
+    """
+    shapes = {}
+    for arm, array in items.items():
+        versus: dict[str, Any] = {}
+        if arm != "policy":
+            value, interval = against_null(items["policy"], array, kind)
+            versus = {"log_ratio_of_policy_to_this": value, "log_ratio_interval": interval}
+        shapes[arm] = Shape(**vars(contrast(array, kind)), **versus)
+    return shapes
+
+
+def _profile_rows(arm: str, found: Profile) -> list[Row]:
+    return [
+        {
+            "arm": arm,
+            "layer": at[0],
+            "positions": KINDS[at[1]],
+            "quantile": at[2] + 1,
+            "count": int(found.count[at]),
+            "base_entropy": found.entropy[at],
+            "kl": found.kl[at],
+            "low": found.low[at],
+            "high": found.high[at],
+            "top1_agreement": found.agreement[at],
+            "kl_where_agree": found.kl_where_agree[at],
+        }
+        for at in np.ndindex(found.kl.shape)
+    ]
+
+
+def _changed_rows(rows: Sequence[Row], decode: Callable[..., Sequence[str]]) -> list[Row]:
+    """Return the most frequent changes of the lens' first word, from base to policy."""
+    counts: Changes = Changes()
+    for row in rows:
+        counts.update({(kind, base, policy): n for kind, base, policy, n in row["changed"]})
+    table = []
+    for kind in KINDS:
+        for base_id, policy_id, count in top_changes(counts, kind):
+            base_word, policy_word = decode([base_id, policy_id])
+            row = {"positions": kind, "base": base_word, "policy": policy_word}
+            table.append({**row, "count": count, "base_id": base_id, "policy_id": policy_id})
+    return table or [{"positions": "none", "base": "", "policy": "", "count": 0}]
+
+
+def draw(path: Path, profiles: Mapping[str, Profile], result: DriftResult) -> None:
+    """Draw KL by layer and entropy quantile, and its profile beside the nulls'."""
+    policy = profiles["policy"]
+    figure, axes = canvas(14.5, 4.2, 4, width_ratios=(1, 1, 1.15, 1.15))
+    for kind, name in enumerate(KINDS):
+        _heat(figure, axes[kind], policy.kl[:, kind], name)
+        one = axes[2 + kind]
+        for colour, (arm, found) in zip((BLUE, *PALETTE[3:]), profiles.items(), strict=False):
+            count = found.count[:, kind]
+            with np.errstate(invalid="ignore", divide="ignore"):
+                shape = np.nansum(found.kl[:, kind] * count, 0) / count.sum(0)
+                shape = shape / np.nanmean(shape) if count.any() else shape
+            x = np.arange(1, len(shape) + 1)
+            line = "-" if arm == "policy" else "--"
+            one.plot(x, shape, line, marker="o", markersize=4, label=arm, color=colour)
+        ratio = getattr(result, name)["policy"].low_over_high
+        quotient = "no drift" if ratio is None else f"{ratio:.2g}"
+        one.set(
+            title=f"{name}: KL relative to its mean\n(lower half / upper half: {quotient})",
+            xlabel="base entropy quantile (low → high)",
+        )
+        one.set_xticks(x)
+        one.set_ylim(bottom=0)
+        one.axhline(1, color=GREY, linewidth=1, zorder=0)
+        one.legend(frameon=False, fontsize=8)
+    figure.suptitle(f"Drift of the policy from its base, KL(base ‖ policy), n = {result.n} prompts")
+    save(figure, path)
+
+
+def _heat(figure: Any, axes: Any, values: Floats, name: str) -> None:
+    positive = values[np.isfinite(values) & (values > 0)]
+    norm = None
+    if len(positive):
+        low, high = float(positive.min()), float(positive.max())
+        norm = LogNorm(max(low, high * 1e-4), high if high > low else low * 1.01, clip=True)
+    image = axes.imshow(values, aspect="auto", origin="lower", cmap="magma", norm=norm)
+    if norm is not None:
+        figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
+    axes.set(title=f"{name} positions: mean KL (nats)", xlabel="base entropy quantile")
+    axes.set_ylabel("after layer")
+    axes.set_xticks(range(values.shape[1]), range(1, values.shape[1] + 1))
+    if len(values) <= 12:
+        axes.set_yticks(range(len(values)))

@@ -1,16 +1,48 @@
-"""The picture to look at first: what was masked, how sure the base is there, where x acts."""
+"""What was masked, and where does x act? The picture to look at first, for each chosen item.
 
-from collections.abc import Mapping
+It shows the item's own picture with the mask, how sure the base is there, how far the policy has
+drifted, and the length of x, over what the policy answers without and with replay.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill, shorten
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from pydantic import Field
 
+from replay_core.config import ReplayConfig
+from replay_core.errors import UsageError
+from replay_core.reading import read
+from replay_core.steered import Steered
+from replay_core.studies.answers import answer_rows, run_arms
+from replay_core.studies.arms import Arm
+from replay_core.studies.bench import Bench, Prompts
 from replay_core.studies.figures import BLUE, GREEN, RED, canvas, save
+from replay_core.studies.report import Row, write_study
+from replay_core.studies.result import Result
 from replay_core.studies.stats.resampling import Floats
+
+Grid = tuple[int, int]
+
+
+class OverlayResult(Result):
+    """Which documents were drawn."""
+
+    documents: tuple[int, ...] = Field(description="the drawn documents, in order")
+
+    def told(self, folder: Path) -> str:
+        """Return one line per picture in ``folder``, for people."""
+        return "\n".join(f"  {folder / _file(document)}" for document in self.documents)
+
+
+def _file(document: int) -> str:
+    return f"overlay_{document}.png"
 
 
 @dataclass(frozen=True)
@@ -35,7 +67,140 @@ class Overlay:
     note: str = ""
 
 
-def draw_overlay(path: Path, item: Overlay) -> None:
+def run(
+    bench: Bench,
+    folder: Path,
+    n: int | None = 100,
+    *,
+    chosen: Sequence[int] = (),
+    most: int = 4,
+    metric: str | None = None,
+) -> OverlayResult:
+    """Draw ``chosen`` documents, else up to ``most`` of the first ``n`` that say most.
+
+    Those are the ones whose score replay changes, then those whose text it changes, then those on
+    which x is longest.
+
+    Raises:
+        UsageError: the task has no such document, or one has no picture or one of unknown shape.
+    """
+    config = ReplayConfig(**{**bench.config.model_dump(), "method": "replay"})
+    plain = ReplayConfig(**{**config.model_dump(), "method": "none"})
+    documents = bench.documents(max(chosen) + 1 if chosen else n)
+    missing = sorted(set(chosen) - set(documents))
+    if missing:
+        raise UsageError(f"documents {missing} are not in {bench.name} (0 to {max(documents)})")
+    wanted = list(chosen) or documents
+    arms = [Arm("none", plain), Arm("replay", config)]
+    answers = answer_rows(folder, bench, metric)
+    rows = run_arms(bench, arms, wanted, answers, metric=metric, label="overlay")
+    none, replayed = (
+        {row["document"]: row for row in rows if row["arm"] == arm.name} for arm in arms
+    )
+    if not chosen:
+        wanted = sorted(wanted, key=lambda d: _interest(none[d], replayed[d]))[:most]
+    table = []
+    for document in wanted:
+        item = _overlay(bench, config, document, none[document], replayed[document])
+        draw(folder / _file(document), item)
+        table.append(
+            {
+                "document": document,
+                "none": none[document]["correct"],
+                "replay": replayed[document]["correct"],
+                "masked": float(item.masked.mean()),
+                "mean_entropy": float(item.entropy.mean()),
+                "mean_drift": float(item.drift.mean()),
+                "delta_norm": float(item.delta.mean()),
+                "picture": _file(document),
+            }
+        )
+    result = OverlayResult(documents=tuple(wanted))
+    write_study(
+        folder,
+        "overlay",
+        settings={**bench.identity(), "config": config.model_dump(mode="json")},
+        table=table,
+        findings=result.findings(),
+        seed=config.seed,
+    )
+    return result
+
+
+def _interest(none: Row, replayed: Row) -> tuple[Any, ...]:
+    """Return a sort key: what changes most comes first."""
+    return (
+        none["correct"] == replayed["correct"],
+        none["text"] == replayed["text"],
+        -replayed["delta_norm"],
+        none["document"],
+    )
+
+
+def _overlay(
+    bench: Bench, config: ReplayConfig, document: int, none: Row, replayed: Row
+) -> Overlay:
+    """Return what is drawn of one document, from one more replay of it."""
+    (prompts,) = bench.prompts([document])
+    steered, seeds = Steered(bench.pair, config), [bench.seed(document)]
+    replay, asked = steered.optimise(prompts.inputs, seeds=seeds), bench.question(document)
+    if replay.delta is None or asked.picture is None:
+        raise UsageError(f"document {document} has no picture to draw")
+    shape = _grid(bench, prompts, len(replay.delta))
+    targets = steered.targets(prompts.inputs, seeds=seeds)
+    (reading,) = read(bench.pair, prompts.inputs, steered.layers)
+    # Where the visual tokens stand among the mask's candidates.
+    candidates = reading.visual if config.positions == "input" else reading.visual[reading.visual]
+    entropies = torch.stack([e.float().cpu()[candidates] for e in targets.entropies.values()])
+    masked = torch.zeros(len(targets.entropies), len(candidates))
+    for row, layer in enumerate(targets.entropies):
+        if layer in targets.layers:
+            masked[row, targets.layers[layer].index.cpu()] = 1
+    sample = replay.samples[0]
+    losses = ""
+    if sample.loss_after is not None:
+        losses = f"; masked KL {sample.loss_before:.3g} → {sample.loss_after:.3g} nats"
+    whole = len(replay.delta) == shape[0] * shape[1]
+    return Overlay(
+        title=f"{bench.name}, document {document}: {sample.outcome.value}{losses}",
+        question=asked.text,
+        target=asked.target,
+        answers={row["arm"]: (row["text"], row["correct"]) for row in (none, replayed)},
+        picture=asked.picture,
+        masked=_shaped(masked[:, candidates].mean(0), shape),
+        entropy=_shaped(entropies.mean(0), shape),
+        drift=_shaped(reading.kl[:, reading.visual].mean(0), shape),
+        delta=_shaped(replay.delta.float().norm(dim=-1).cpu(), shape),
+        note="" if whole else "only the first picture is drawn",
+    )
+
+
+def _shaped(values: Any, shape: Grid) -> Floats:
+    return np.asarray(values, dtype=np.float64)[: shape[0] * shape[1]].reshape(shape)
+
+
+def _grid(bench: Bench, prompts: Prompts, tokens: int) -> Grid:
+    """Return rows and columns of the first picture's visual tokens.
+
+    Raises:
+        UsageError: the model says no grid and the tokens form no square.
+    """
+    grids = prompts.inputs.get("image_grid_thw")
+    if grids is not None:
+        vision = getattr(bench.pair.policy.model.config, "vision_config", None)
+        merge = int(getattr(vision, "spatial_merge_size", 2))
+        _, height, width = grids[0].tolist()
+        return height // merge, width // merge
+    side = math.isqrt(tokens)
+    if side * side != tokens:
+        raise UsageError(
+            f"{bench.pair.name} does not say how its {tokens} visual tokens lie in the picture; "
+            "overlays need image_grid_thw, or a square number of them"
+        )
+    return side, side
+
+
+def draw(path: Path, item: Overlay) -> None:
     """Draw one item: picture with mask, entropy, drift, ‖x‖, and the answers below."""
     rows, columns = item.masked.shape
     height = 3.1 * min(1.6, max(0.6, rows / columns))

@@ -6,24 +6,165 @@ measured, and correlated by rank over the item's points.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
-from scipy.stats import rankdata
+from pydantic import Field
 from torch import Tensor
+from tqdm import tqdm
 
+from replay_core.config import ReplayConfig
+from replay_core.errors import UsageError
 from replay_core.model.anatomy import PIXELS, Inputs
-from replay_core.reading import Reading
+from replay_core.reading import read
+from replay_core.result import ReplayResult
 from replay_core.seeds import stable_seed
-from replay_core.studies.stats.resampling import Floats, Interval, mean_interval
+from replay_core.steered import Steered
+from replay_core.studies.answers import answer_rows, run_arms
+from replay_core.studies.arms import Arm
+from replay_core.studies.bench import Bench
+from replay_core.studies.figures import BLUE, GREEN, GREY, RED, canvas, save
+from replay_core.studies.report import Row, Rows, write_study
+from replay_core.studies.result import Ends, Number, Result, shown
+from replay_core.studies.stats.profile import split_drift
+from replay_core.studies.stats.rank import OUTCOMES, Point, correlate, ladder
 
-OUTCOMES = ("right", "wrong")
+SIGMAS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
+CORRELATIONS = {
+    "low": ("low", None),
+    "low given high": ("low", "high"),
+    "low given sigma": ("low", "sigma"),
+    "high given low": ("high", "low"),
+}
+"""Name → (drift that is correlated with log-perplexity, what is held fixed)."""
 
 
-def noised(inputs: Inputs, points: Sequence[tuple[float, int]], seed: int) -> dict[str, Tensor]:
+class Rho(Result):
+    """Spearman's rank correlation of drift and log-perplexity within items."""
+
+    n: int = Field(description="number of items that have one")
+    rho: Number = Field(description="mean over these items, from -1 to 1")
+    interval: Ends
+
+
+class PerturbationResult(Result):
+    """The correlations of :data:`CORRELATIONS`, for right and for wrong answers."""
+
+    n: int = Field(description="number of items")
+    right: dict[str, Rho] = Field(description="correlations with right answers' log-perplexity")
+    wrong: dict[str, Rho] = Field(description="correlations with wrong answers' log-perplexity")
+
+    def told(self) -> str:
+        """Return one line per kind of answer and correlation, for people."""
+        lines = [f"Within-item Spearman of drift and log-perplexity, {self.n} items"]
+        for outcome in OUTCOMES:
+            for name, found in getattr(self, outcome).items():
+                low, high = map(shown, found.interval)
+                lines.append(
+                    f"  {outcome} answers, {name:<16}ρ = {shown(found.rho):+.3f} "
+                    f"[{low:+.3f}, {high:+.3f}], n = {found.n}"
+                )
+        return "\n".join(lines)
+
+
+def run(
+    bench: Bench,
+    folder: Path,
+    n: int | None,
+    *,
+    sigmas: Sequence[float] = SIGMAS,
+    draws: int = 2,
+    samples: int = 8,
+    metric: str | None = None,
+    seed: int = 0,
+) -> PerturbationResult:
+    """Noise every picture ``draws`` times to each σ and write ``perturbation`` files to ``folder``.
+
+    Right and wrong answers are the policy's own, ``samples`` of them drawn at temperature 1 from
+    the clean picture and judged by the task's scorer; an item without one kind is left out of that
+    correlation.
+
+    Raises:
+        UsageError: a document has no picture.
+    """
+    documents = bench.documents(n)
+    answers = run_arms(
+        bench,
+        [Arm("policy, sampled", _plain(bench))],
+        documents,
+        answer_rows(folder, bench, metric),
+        metric=metric,
+        repeats=samples,
+        sampling={"temperature": 1.0},
+        label="sampled answers",
+    )
+    rungs = [(s, d) for s in sigmas for d in range(draws if s > 0 else 1)]
+    settings = {
+        **bench.identity(),
+        "metric": metric,
+        "noise": "Gaussian on the processor's pixel values",
+        "points": rungs,
+        "samples": samples,
+        "threshold": bench.config.threshold,
+        "layers": list(_layers(bench)),
+        "seed": seed,
+    }
+    rows = Rows(folder, "perturbation", settings, ("document",))
+    texts = _by_verdict(answers)
+    for document in tqdm(documents, desc="perturbation", unit="item"):
+        if (document,) not in rows:
+            measured = _measure(bench, document, texts[document], rungs, seed)
+            rows.add([{"document": document, "points": [asdict(point) for point in measured]}])
+    found = {row["document"]: [Point(**point) for point in row["points"]] for row in rows}
+    items = [found[document] for document in documents]
+    return report(folder, items, settings=settings, seed=seed)
+
+
+def _plain(bench: Bench) -> ReplayConfig:
+    return ReplayConfig(**{**bench.config.model_dump(), "method": "none"})
+
+
+def _layers(bench: Bench) -> tuple[int, ...]:
+    return bench.config.layer_indices(len(bench.pair.policy.layers))
+
+
+def _by_verdict(rows: Sequence[Row]) -> dict[int, dict[str, list[str]]]:
+    """Return document → right and wrong → distinct texts."""
+    found: dict[int, dict[str, list[str]]] = {}
+    for row in rows:
+        mine = found.setdefault(row["document"], {outcome: [] for outcome in OUTCOMES})
+        texts = mine["right" if row["correct"] >= 0.5 else "wrong"]
+        if row["text"] and row["text"] not in texts:
+            texts.append(row["text"])
+    return found
+
+
+def _measure(
+    bench: Bench,
+    document: int,
+    texts: Mapping[str, Sequence[str]],
+    rungs: Sequence[tuple[float, int]],
+    seed: int,
+) -> list[Point]:
+    """Return drift and log-perplexities of one document at every (σ, draw)."""
+    (prompts,) = bench.prompts([document])
+    if not any(name in prompts.inputs for name in PIXELS):
+        raise UsageError(f"document {document} has no picture to add noise to")
+    measured = []
+    for start in range(0, len(rungs), bench.batch_size):
+        part = rungs[start : start + bench.batch_size]
+        batch = noised(prompts.inputs, part, bench.seed(document, seed=seed))
+        right, wrong = (_log_perplexity(bench, batch, texts[outcome]) for outcome in OUTCOMES)
+        readings = read(bench.pair, batch, _layers(bench))
+        for number, ((sigma, draw), reading) in enumerate(zip(part, readings, strict=True)):
+            low, high = split_drift(reading, bench.config.threshold)
+            measured.append(Point(sigma, draw, low, high, right[number], wrong[number]))
+    return measured
+
+
+def noised(inputs: Inputs, rungs: Sequence[tuple[float, int]], seed: int) -> dict[str, Tensor]:
     """Return a batch of one prompt's copies, one per (σ, draw), with Gaussian noise on the pixels.
 
     ``inputs`` hold one prompt. σ is in the processor's units, in which pixels have been divided by
@@ -36,13 +177,13 @@ def noised(inputs: Inputs, points: Sequence[tuple[float, int]], seed: int) -> di
     if len(inputs["input_ids"]) != 1:
         raise ValueError(f"noised takes one prompt, found {len(inputs['input_ids'])}")
     copies = {
-        name: value.repeat(len(points), *[1] * (value.ndim - 1)) for name, value in inputs.items()
+        name: value.repeat(len(rungs), *[1] * (value.ndim - 1)) for name, value in inputs.items()
     }
     for name in PIXELS:
         if name not in inputs:
             continue
         clean = inputs[name]
-        for number, (sigma, draw) in enumerate(points):
+        for number, (sigma, draw) in enumerate(rungs):
             generator = torch.Generator().manual_seed(stable_seed(seed, sigma, draw))
             noise = torch.randn(clean.shape, generator=generator).to(clean)
             rows = slice(number * len(clean), (number + 1) * len(clean))
@@ -50,90 +191,74 @@ def noised(inputs: Inputs, points: Sequence[tuple[float, int]], seed: int) -> di
     return copies
 
 
-def split_drift(
-    reading: Reading, layers: Sequence[int], threshold: float
-) -> tuple[float | None, float | None]:
-    """Return the mean KL (nats) of low-entropy and of high-entropy visual positions.
+def _log_perplexity(
+    bench: Bench, batch: Mapping[str, Tensor], texts: Sequence[str]
+) -> list[float] | list[None]:
+    """Return the mean negative log-likelihood per token over texts, for each copy, in nats.
 
-    Low-entropy is at most ``threshold`` times the layer's largest base entropy, as in the method's
-    mask; means over layers that have such positions. None where no layer has any.
+    None for each where there is no text.
     """
-    low: list[float] = []
-    high: list[float] = []
-    for layer in layers:
-        e, divergence = reading.entropy[layer, reading.visual], reading.kl[layer, reading.visual]
-        if len(e) == 0:
-            continue
-        mask = e <= threshold * e.max()
-        for chosen, into in ((mask, low), (~mask, high)):
-            if chosen.any():
-                into.append(float(divergence[chosen].mean()))
-    return tuple(float(np.mean(part)) if part else None for part in (low, high))  # type: ignore[return-value]
+    ids = batch["input_ids"]
+    if not texts:
+        return [None] * len(ids)
+    steered, off = Steered(bench.pair, _plain(bench)), ReplayResult(None, None, ())
+    answers = [torch.tensor([bench.encode(text)] * len(ids), device=ids.device) for text in texts]
+    means = [-steered.score(batch, off, answer).mean(1).cpu() for answer in answers]
+    return torch.stack(means).mean(0).tolist()
 
 
-def spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike | None = None) -> float:
-    """Return Spearman's rank correlation, or the partial one with ``given`` held fixed.
-
-    ``(r_xy - r_xz r_yz) / sqrt((1 - r_xz²)(1 - r_yz²))`` of the ranks. NaN where a variable does
-    not vary, or is wholly explained by ``given``. Ranks do not take out all of a strong common
-    cause: over 12 points of two variables that share only ``given``, about 0.06 remains where it
-    correlates with each at 0.8, about 0.03 at 0.6.
-    """
-    ranks = [rankdata(values) for values in ((x, y) if given is None else (x, y, given))]
-    if any(np.ptp(rank) == 0 for rank in ranks):
-        return float("nan")
-    r = np.corrcoef(ranks)
-    if given is None:
-        return float(r[0, 1])
-    left = (1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2)
-    return float((r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt(left)) if left > 1e-12 else float("nan")
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """A within-item rank correlation, averaged over the items that have one."""
-
-    n: int
-    rho: float
-    interval: Interval
+def report(
+    folder: Path, items: Sequence[Sequence[Point]], *, settings: Mapping[str, Any], seed: int
+) -> PerturbationResult:
+    """Write the ladder of σ, the correlations and the figure; ``items`` hold each one's points."""
+    rho = {
+        outcome: {
+            name: Rho(**vars(correlate(items, outcome, given, drift=drift)))
+            for name, (drift, given) in CORRELATIONS.items()
+        }
+        for outcome in OUTCOMES
+    }
+    result = PerturbationResult(n=len(items), right=rho["right"], wrong=rho["wrong"])
+    table = ladder(items)
+    write_study(
+        folder,
+        "perturbation",
+        settings={**settings, "n": len(items)},
+        table=table,
+        findings=result.findings(),
+        seed=seed,
+    )
+    draw(folder / "perturbation.png", table, result)
+    return result
 
 
-def correlate(
-    items: Sequence[Sequence[Mapping[str, Any]]],
-    outcome: str,
-    given: str | None = None,
-    *,
-    drift: str = "low",
-    seed: int = 0,
-) -> Correlation:
-    """Return the mean over items of Spearman(drift, log-perplexity), with an item bootstrap.
-
-    ``items``: one list of points each; a point maps ``low``, ``high``, ``sigma``, ``right`` and
-    ``wrong`` (the last two: mean negative log-likelihood per token) to numbers or None. Points
-    without a value are left out, and so are items with fewer than four points or no variation.
-    """
-    values = []
-    names = [drift, outcome, *([given] if given else [])]
-    for points in items:
-        whole = [p for p in points if all(p.get(name) is not None for name in names)]
-        if len(whole) >= 4:
-            columns: list[Floats] = [np.array([p[name] for p in whole]) for name in names]
-            values.append(spearman(*columns))
-    kept = np.array([value for value in values if np.isfinite(value)])
-    if len(kept) == 0:
-        return Correlation(0, float("nan"), Interval(float("nan"), float("nan")))
-    return Correlation(len(kept), float(kept.mean()), mean_interval(kept, seed=seed))
-
-
-def ladder(items: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Return one row per σ: means over items of drift and log-perplexities, where there are any."""
-    sigmas = sorted({point["sigma"] for points in items for point in points})
-    rows = []
-    for sigma in sigmas:
-        mine = [p for points in items for p in points if p["sigma"] == sigma]
-        row: dict[str, Any] = {"sigma": sigma, "points": len(mine)}
-        for name in ("low", "high", *OUTCOMES):
-            found = [p[name] for p in mine if p.get(name) is not None]
-            row[name] = float(np.mean(found)) if found else None
-        rows.append(row)
-    return rows
+def draw(path: Path, table: Sequence[Row], result: PerturbationResult) -> None:
+    """Draw drift and log-perplexity over σ, and the within-item correlations."""
+    figure, axes = canvas(13.0, 4.0, 3, width_ratios=(1, 1, 1.3))
+    sigma = [row["sigma"] for row in table]
+    for one, names, title in (
+        (axes[0], (("low", BLUE), ("high", RED)), "drift at visual positions: KL (nats)"),
+        (axes[1], (("right", GREEN), ("wrong", RED)), "log-perplexity per token (nats)"),
+    ):
+        for name, colour in names:
+            values = [shown(row[name]) for row in table]
+            label = f"{name}-entropy" if one is axes[0] else f"{name} answers"
+            one.plot(sigma, values, marker="o", markersize=4, color=colour, label=label)
+        one.set(title=title, xlabel="σ of the pixel noise (processor units)")
+        one.legend(frameon=False, fontsize=8)
+    labels: list[str] = []
+    for outcome, colour in (("right", GREEN), ("wrong", RED)):
+        for name, found in getattr(result, outcome).items():
+            y = len(labels)
+            if found.rho is not None:
+                axes[2].plot(found.interval, (y, y), color=colour, linewidth=2)
+                axes[2].plot(found.rho, y, "o", color=colour, markersize=5)
+            labels.append(f"{outcome}: {name} (n = {found.n})")
+    axes[2].set_yticks(range(len(labels)), labels, fontsize=8)
+    axes[2].set_ylim(len(labels) - 0.5, -0.5)
+    axes[2].axvline(0, color=GREY, linewidth=1, zorder=0)
+    axes[2].set(
+        title="Spearman of drift and log-perplexity\nwithin items, mean and 95% interval",
+        xlim=(-1.05, 1.05),
+    )
+    save(figure, path)

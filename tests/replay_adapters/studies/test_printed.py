@@ -6,7 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from replay_adapters.cli import app
-from replay_adapters.studies import answered, commands, measured
+from replay_adapters.studies import answered, commands
+from replay_core.studies import drift, perturbation
 from tests.replay_adapters.studies import planted
 
 
@@ -16,9 +17,11 @@ def printed(monkeypatch, tmp_path):
     source = SimpleNamespace(pair=SimpleNamespace(name="planted"))
     monkeypatch.setattr(commands, "_source", lambda *args: source)
     found = planted.pair()
+    shapes = drift.DriftResult.model_validate(found["drift"]["findings"])
+    monkeypatch.setattr(drift, "run", lambda *a, **k: shapes)
+    rho = perturbation.PerturbationResult.model_validate(found["perturbation"]["findings"])
+    monkeypatch.setattr(perturbation, "run", lambda *a, **k: rho)
     for module, name in (
-        (measured, "drift"),
-        (measured, "perturbation"),
         (answered, "intervention"),
         (answered, "controls"),
         (answered, "grid"),

@@ -1,13 +1,18 @@
-"""Noise on the pixels, rank correlations against scipy and regression, and planted ones found."""
+"""Noise on the pixels; correlations of planted points against scipy; a tiny pair's own numbers."""
+
+import json
 
 import numpy as np
 import pytest
-import statsmodels.api as sm
 import torch
-from scipy import stats
+from scipy.stats import rankdata, spearmanr
 
-from replay_core.studies.perturbation import correlate, ladder, noised, spearman, split_drift
-from tests.replay_core.studies.test_drift import reading_of
+from replay_core import ReplayConfig
+from replay_core.studies import perturbation
+from replay_core.studies.perturbation import noised
+from replay_core.studies.stats.rank import Point
+from tests.replay_adapters.studies.bench import Bench, Plans
+from tests.replay_core.test_reading import divergences
 
 
 def test_each_copy_has_its_own_noise_and_nothing_else_changes(loaded):
@@ -33,86 +38,179 @@ def test_several_prompts_are_refused(loaded):
         noised(loaded.batch("mixed"), [(0.0, 0)], seed=0)
 
 
-def test_drift_is_split_where_the_mask_splits_it():
-    reading = reading_of([[1.0, 2.0, 5.0], [4.0, 4.0, 4.0]], [[1, 3, 10], [2, 2, 2]])
-    low, high = split_drift(reading, [0, 1], 0.4)
-    assert (low, high) == (2.0, pytest.approx((10 + 2) / 2))
-    assert split_drift(reading, [1], 1.0) == (2.0, None)
+SIGMAS = (0.0, 0.5, 0.5, 1.0, 1.0, 1.5, 1.5, 2.0)
 
 
-def test_spearman_is_scipys_and_the_partial_one_is_that_of_rank_residuals():
-    rng = np.random.default_rng(5)
-    z = rng.normal(size=40)
-    x, y = z + rng.normal(size=40), z + rng.normal(size=40)
-    assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
-    ranks = [stats.rankdata(v) for v in (x, y, z)]
-    left = [sm.OLS(v, sm.add_constant(ranks[2])).fit().resid for v in ranks[:2]]
-    assert spearman(x, y, z) == pytest.approx(np.corrcoef(*left)[0, 1])
-    assert np.isnan(spearman(np.ones(5), np.arange(5)))
-    assert np.isnan(spearman(x, y, x))
+def planted_points():
+    """Return items of points; right answers follow low drift, wrong ones go against it.
+
+    Some items have no wrong answers, fewer no right ones.
+    """
+    rng = np.random.default_rng(6)
+    items = []
+    for number in range(30):
+        points = []
+        for draw, sigma in enumerate(SIGMAS):
+            high = sigma + rng.normal(0, 0.8)
+            low = 0.5 * high + rng.normal(0, 1)
+            right = 3 + low + 0.4 * sigma + rng.normal(0, 1)
+            wrong = 9 - 0.8 * low - 0.5 * high + rng.normal(0, 1)
+            right = None if number % 10 == 3 else right
+            wrong = None if number % 5 == 1 else wrong
+            points.append(Point(sigma, draw, low, high + 20, right, wrong))
+        items.append(points)
+    return items
 
 
-def planted(own: float, shared: float, items: int = 60, seed: int = 0):
-    """Return items whose right answers' log-perplexity follows low drift by ``own`` beyond what
-    both take from the high-entropy drift (``shared``); the wrong answers' goes the other way."""
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(items):
-        high = rng.normal(size=12)
-        mine = rng.normal(size=12)
-        low = shared * high + mine
-        right = own * mine + shared * high + rng.normal(size=12)
-        wrong = -own * mine + shared * high + rng.normal(size=12)
-        rows = zip(high, low, right, wrong, strict=True)
-        found.append(
-            [
-                {"sigma": i // 2, "draw": i % 2, "high": h, "low": lo, "right": r, "wrong": w}
-                for i, (h, lo, r, w) in enumerate(rows)
-            ]
-        )
-    return found
+POINTS = planted_points()
 
 
-def test_a_planted_correlation_is_found_with_its_sign():
-    items = planted(1.0, 0.0)
-    right, wrong = correlate(items, "right"), correlate(items, "wrong")
-    assert right.n == 60
-    assert right.interval.low > 0
-    assert wrong.interval.high < 0
-    # Spearman of two normals with Pearson 1/sqrt(2), as an item of 12 points has it on average.
-    rng = np.random.default_rng(9)
-    truth = np.mean(
-        [spearman(x := rng.normal(size=12), x + rng.normal(size=12)) for _ in range(4000)]
-    )
-    assert truth in right.interval
+@pytest.fixture(scope="module")
+def perturbed(tmp_path_factory, drawn):
+    """Return the JSON and the result of a study of the planted points."""
+    folder = tmp_path_factory.mktemp("perturbed")
+    result = perturbation.report(folder, POINTS, settings={"pair": "planted"}, seed=0)
+    return json.loads((folder / "perturbation.json").read_text()), result
 
 
-def test_what_high_entropy_drift_explains_is_taken_out():
-    items = planted(0.0, 0.7)
-    assert correlate(items, "right").interval.low > 0.15
-    partial = [correlate(planted(0.0, 0.7, seed=s), "right", "high") for s in range(20)]
-    # Ranks leave a little of a strong common cause; see the docstring of spearman.
-    assert np.mean([each.rho for each in partial]) == pytest.approx(0, abs=0.045)
-    assert sum(0 in each.interval for each in partial) >= 15
-    assert correlate(planted(1.0, 0.7), "right", "high").interval.low > 0.2
+def rank_residuals(values, given):
+    """Return ranks with the straight line over the ranks of ``given`` taken out."""
+    x, y = rankdata(given), rankdata(values)
+    return y - np.polyval(np.polyfit(x, y, 1), x)
 
 
-def test_without_a_correlation_none_is_found():
-    found = [correlate(planted(0.0, 0.0, seed=seed), "right") for seed in range(20)]
-    assert sum(0 in each.interval for each in found) >= 17
+@pytest.mark.parametrize("outcome", ["right", "wrong"])
+@pytest.mark.parametrize(
+    ("name", "drifted_by", "given"),
+    [
+        ("low", "low", None),
+        ("low given high", "low", "high"),
+        ("low given sigma", "low", "sigma"),
+        ("high given low", "high", "low"),
+    ],
+)
+def test_each_correlation_is_the_mean_of_scipys_over_items(
+    perturbed, outcome, name, drifted_by, given
+):
+    values = []
+    for points in POINTS:
+        if getattr(points[0], outcome) is None:
+            continue
+        x, y = ([getattr(p, key) for p in points] for key in (drifted_by, outcome))
+        if given is not None:
+            x, y = (rank_residuals(part, [getattr(p, given) for p in points]) for part in (x, y))
+            values.append(np.corrcoef(x, y)[0, 1])
+        else:
+            values.append(spearmanr(x, y).statistic)
+    entry = perturbed[0]["findings"][outcome][name]
+    assert entry["n"] == len(values) == {"right": 27, "wrong": 24}[outcome]
+    assert entry["rho"] == pytest.approx(np.mean(values))
+    draws = np.random.default_rng(2).choice(values, (20_000, len(values))).mean(1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    assert entry["interval"] == pytest.approx([low, high], abs=0.06 * (high - low))
 
 
-def test_items_without_an_answer_are_left_out_and_counted():
-    items = planted(1.0, 0.0, items=5)
-    for point in items[0]:
-        point["right"] = None
-    assert correlate(items, "right").n == 4
-    assert correlate(items, "wrong").n == 5
-    nothing = correlate([[]], "right")
-    assert nothing.n == 0
-    assert np.isnan(nothing.rho)
-    rows = ladder(items)
-    assert [row["sigma"] for row in rows] == list(range(6))
-    assert rows[0]["right"] == pytest.approx(
-        np.mean([p["right"] for item in items[1:] for p in item[:2]])
-    )
+def test_right_and_wrong_answers_go_their_own_ways(perturbed):
+    content, result = perturbed
+    assert perturbation.PerturbationResult.model_validate(content["findings"]) == result
+    assert content["findings"]["n"] == content["settings"]["n"] == 30
+    assert content["findings"]["right"]["low given high"]["rho"] > 0.2
+    assert content["findings"]["wrong"]["low given high"]["rho"] < -0.2
+
+
+def test_every_column_of_the_ladder(perturbed, drawn):
+    rows = perturbed[0]["table"]
+    assert [row["sigma"] for row in rows] == [0, 0.5, 1, 1.5, 2]
+    for row in rows:
+        mine = [p for points in POINTS for p in points if p.sigma == row["sigma"]]
+        assert row["points"] == len(mine)
+        for name in ("low", "high", "right", "wrong"):
+            values = [getattr(p, name) for p in mine if getattr(p, name) is not None]
+            assert row[name] == pytest.approx(np.mean(values))
+    drift_axes, likelihoods, _ = drawn["perturbation"].axes
+    lines = {
+        line.get_label(): list(line.get_ydata())
+        for axes in (drift_axes, likelihoods)
+        for line in axes.get_lines()
+    }
+    for label, name in (
+        ("low-entropy", "low"),
+        ("high-entropy", "high"),
+        ("right answers", "right"),
+        ("wrong answers", "wrong"),
+    ):
+        assert lines[label] == pytest.approx([row[name] for row in rows])
+
+
+def test_the_figure_shows_each_correlations_own_interval(perturbed, drawn):
+    axes = drawn["perturbation"].axes[2]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    findings = perturbed[0]["findings"]
+    spans = {line.get_ydata()[0]: line for line in axes.get_lines() if line.get_linewidth() == 2}
+    dots = {line.get_ydata()[0]: line for line in axes.get_lines() if line.get_marker() == "o"}
+    for at, label in enumerate(labels):
+        outcome, rest = label.split(": ")
+        name, n = rest.removesuffix(")").split(" (n = ")
+        entry = findings[outcome][name]
+        assert int(n) == entry["n"]
+        assert list(spans[at].get_xdata()) == pytest.approx(entry["interval"])
+        assert dots[at].get_xdata()[0] == pytest.approx(entry["rho"])
+    assert len(labels) == 8
+
+
+# A tiny pair -------------------------------------------------------------------------------------
+
+CONFIG = ReplayConfig(layers=(0, 1), threshold=0.6, step_size=1, steps=1)
+
+
+@torch.no_grad()
+def nll(bench, inputs, text):
+    """Return the mean negative log-likelihood of a text and the end, by a plain forward."""
+    tokenizer = bench.loaded.processor.tokenizer
+    ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    tail = torch.tensor([ids])
+    longer = dict(inputs)
+    for name, value in (
+        ("input_ids", tail),
+        ("attention_mask", torch.ones_like(tail)),
+        ("mm_token_type_ids", torch.zeros_like(tail)),
+    ):
+        longer[name] = torch.cat([inputs[name], value], dim=1)
+    logits = bench.loaded.policy(**longer).logits[0, inputs["input_ids"].shape[1] - 1 : -1]
+    return float(-logits.float().log_softmax(-1).gather(-1, tail.T).mean())
+
+
+def test_right_and_wrong_perplexities_and_drift_are_those_of_plain_forward_passes(
+    load, tmp_path, drawn, planted_answers
+):
+    """At σ = 0, where the picture is the clean one; one document has no wrong answer."""
+    right, wrong = ["yes it is", "it is so"], ["no", "never at all"]
+    texts = {
+        0: [*right, *wrong],
+        1: [right[0], right[0], wrong[1], ""],
+        2: [right[1]] * 3 + right[:1],
+    }
+    plans = Plans(len(texts), 4, CONFIG)
+    bench = Bench(load(), CONFIG, len(texts), plans, texts=texts, right=right)
+    perturbation.run(bench, tmp_path, None, sigmas=(0.0, 0.5, 1.0, 2.0), draws=1, samples=4)
+    row = json.loads((tmp_path / "perturbation.json").read_text())["table"][0]
+    clean = {name: [] for name in ("right", "wrong", "low", "high")}
+    for document, mine in texts.items():
+        inputs = bench.inputs(document)
+        for name, allowed in (("right", right), ("wrong", wrong)):
+            distinct = sorted({text for text in mine if text in allowed})
+            if distinct:
+                clean[name].append(np.mean([nll(bench, inputs, text) for text in distinct]))
+        entropy, kl, _ = divergences(bench.loaded.base, bench.loaded.policy, inputs)
+        visual = (inputs["mm_token_type_ids"][0] > 0).numpy()
+        low, high = [], []
+        for layer in CONFIG.layers:
+            e, divergence = entropy[layer, visual], kl[layer, visual]
+            low.append(divergence[e <= 0.6 * e.max()].mean())
+            high.append(divergence[e > 0.6 * e.max()].mean())
+        clean["low"].append(np.mean(low))
+        clean["high"].append(np.mean(high))
+    assert (len(clean["right"]), len(clean["wrong"])) == (3, 2)
+    for name, values in clean.items():
+        assert row[name] == pytest.approx(np.mean(values), rel=1e-3), name
+    assert clean["right"] != pytest.approx(clean["wrong"], rel=0.01)

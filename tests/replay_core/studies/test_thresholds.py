@@ -1,11 +1,17 @@
-"""Fixed thresholds from dynamic ones, on entropies that were planted."""
+"""Fixed thresholds from dynamic ones, on entropies that were planted and on those of a pair."""
+
+import csv
+import json
 
 import numpy as np
 import pytest
 
-from replay_core import ReplayConfig
+from replay_core import ReplayConfig, UsageError
 from replay_core.reading import Reading
+from replay_core.studies import thresholds
 from replay_core.studies.thresholds import candidates, find
+from tests.replay_adapters.studies.bench import Bench
+from tests.replay_core.test_reading import divergences
 
 
 def test_a_threshold_is_the_mean_of_gamma_times_each_samples_largest_entropy() -> None:
@@ -51,3 +57,39 @@ def test_candidates_are_the_visual_positions_or_all() -> None:
     reading = Reading(entropy, entropy, ids, ids, np.array([True, False, True]))
     assert candidates(reading, "visual").tolist() == [[0, 2], [3, 5]]
     assert candidates(reading, "input").tolist() == entropy.tolist()
+
+
+def test_a_pairs_thresholds_are_its_bases_and_name_their_layers(load, tmp_path) -> None:
+    # Thresholds that the settings name already, and for other layers, do not matter.
+    config = ReplayConfig(layers=(0, 2), threshold=0.6, thresholds={1: 3.0})
+    bench = Bench(load(), config, size=3, batch_size=2)
+    found = thresholds.run(bench, tmp_path, 2, 1)
+    inputs = bench.inputs(1)  # as every document has
+    entropy, _, _ = divergences(bench.loaded.base, bench.loaded.policy, inputs)
+    mine = entropy[:, (inputs["mm_token_type_ids"][0] > 0).numpy()]
+    expected = {layer: 0.6 * mine[layer].max() for layer in (0, 2)}
+    content = json.loads((tmp_path / "thresholds.json").read_text())
+    assert content["thresholds"] == {
+        str(k): pytest.approx(v, rel=1e-3) for k, v in expected.items()
+    }
+    assert (content["n"], content["documents"]) == (found.samples, [1, 2]) == (2, [1, 2])
+    assert (content["gamma"], content["positions"]) == (0.6, "visual")
+    with (tmp_path / "thresholds.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row, layer in zip(rows, (0, 2), strict=True):
+        share = (mine[layer] <= expected[layer]).mean()
+        assert int(row["layer"]) == layer
+        assert float(row["nats"]) == pytest.approx(expected[layer], rel=1e-3)
+        assert float(row["fixed_share"]) == pytest.approx(share, rel=1e-3)
+    told = found.told("planted", "replay_demo_dev").splitlines()
+    assert told[0] == (
+        "Fixed thresholds of planted on replay_demo_dev: the mean of γ·max entropy, n = 2"
+    )
+    assert told[1].startswith(f"  {found.nats[0]:.4f} nats: selects {found.fixed_share[0]:.3f} (")
+
+
+def test_a_task_without_candidates_is_named(load, tmp_path) -> None:
+    bench = Bench(load(), ReplayConfig(layers=(0,)), size=1)
+    bench._inputs = bench.loaded.singles("mixed")[1:2]  # text only
+    with pytest.raises(UsageError, match="task planted: no sample has a candidate"):
+        thresholds.run(bench, tmp_path, None)
