@@ -212,22 +212,12 @@ def _shapes(items: Mapping[str, Floats], kind: str) -> dict[str, Shape]:
 
 
 def _profile_rows(arm: str, found: Profile) -> list[Row]:
-    return [
-        {
-            "arm": arm,
-            "layer": at[0],
-            "positions": KINDS[at[1]],
-            "quantile": at[2] + 1,
-            "count": int(found.count[at]),
-            "base_entropy": found.entropy[at],
-            "kl": found.kl[at],
-            "low": found.low[at],
-            "high": found.high[at],
-            "top1_agreement": found.agreement[at],
-            "kl_where_agree": found.kl_where_agree[at],
-        }
-        for at in np.ndindex(found.kl.shape)
-    ]
+    rows = []
+    for at in np.ndindex(found.kl.shape):
+        layer, kind, quantile = at
+        cell = {"arm": arm, "layer": layer, "positions": KINDS[kind], "quantile": quantile + 1}
+        rows.append({**cell, **{name: values[at] for name, values in vars(found).items()}})
+    return rows
 
 
 def _changed_rows(rows: Sequence[Row], decode: Callable[..., Sequence[str]]) -> list[Row]:

@@ -87,16 +87,19 @@ def _mean_by_layer(values: Floats, where: NDArray[np.bool_]) -> float | None:
 
 @dataclass(frozen=True)
 class Profile:
-    """A pair's drift over items; arrays are (layers, kinds, quantiles), NaN in empty cells."""
+    """A pair's drift over items; arrays are (layers, kinds, quantiles), NaN in empty cells.
 
-    n: int
+    ``low`` and ``high`` are the ends of the 95% interval of ``kl``; the fields stand in the order
+    of the study's table.
+    """
+
+    count: NDArray[np.int_]
+    base_entropy: Floats
     kl: Floats
     low: Floats
     high: Floats
-    entropy: Floats
-    agreement: Floats
+    top1_agreement: Floats
     kl_where_agree: Floats
-    count: Floats
 
 
 def profile(items: Floats, *, seed: int = 0) -> Profile:
@@ -110,14 +113,13 @@ def profile(items: Floats, *, seed: int = 0) -> Profile:
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = percentile(np.where(count == 0, 0, resampled))
         return Profile(
-            n=len(items),
+            count=count.astype(int),
+            base_entropy=field(total, "entropy") / count,
             kl=field(total, "kl") / count,
             low=np.where(count == 0, np.nan, low),
             high=np.where(count == 0, np.nan, high),
-            entropy=field(total, "entropy") / count,
-            agreement=agree / count,
+            top1_agreement=agree / count,
             kl_where_agree=field(total, "kl_where_agree") / agree,
-            count=count,
         )
 
 
@@ -145,18 +147,16 @@ def contrast(items: Floats, kind: str, *, seed: int = 0) -> Contrast:
     ``items`` is (items, layers, kinds, quantiles, fields), as in :func:`profile`.
     """
     total = items[:, :, KINDS.index(kind)].sum((0, 1, 2))
-    halves = _halves(items, kind)
-    resampled = bootstrap_ratio(field(halves, "kl"), field(halves, "count"), seed=seed)
-    low, high = _mean_of(halves)
+    means, resampled = _means(_halves(items, kind), seed)
     with np.errstate(invalid="ignore"):
         mean_kl, agreement = (field(total, of) / field(total, "count") for of in ("kl", "agree"))
     return Contrast(
         float(mean_kl),
         float(agreement),
-        low - high,
+        float(means[0] - means[1]),
         _interval(resampled[:, 0] - resampled[:, 1]),
-        _quotient(low, high),
-        _interval(_quotients(resampled)),
+        float(_quotient(means)),
+        _interval(_quotient(resampled)),
     )
 
 
@@ -168,12 +168,13 @@ def against_null(
     Above 0: relative to high-entropy positions, low-entropy ones drift more under the pair's
     training than under the null, so that the shape is not only what KL does to any change.
     """
-    ours, theirs = _halves(items, kind), _halves(null, kind)
-    both = np.concatenate([ours, theirs], axis=1)
-    resampled = bootstrap_ratio(field(both, "kl"), field(both, "count"), seed=seed)
+    both = np.concatenate([_halves(items, kind), _halves(null, kind)], axis=1)
+    means, resampled = _means(both, seed)
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(_quotients(resampled[:, :2])) - np.log(_quotients(resampled[:, 2:]))
-        value = np.log(_quotient(*_mean_of(ours))) - np.log(_quotient(*_mean_of(theirs)))
+        value, logs = (
+            np.log(_quotient(m[..., :2])) - np.log(_quotient(m[..., 2:]))
+            for m in (means, resampled)
+        )
     return float(value), _interval(logs[np.isfinite(logs)])
 
 
@@ -184,19 +185,16 @@ def _halves(items: Floats, kind: str) -> Floats:
     return np.stack([mine[:, :half].sum(1), mine[:, -half:].sum(1)], axis=1)
 
 
-def _mean_of(halves: Floats) -> tuple[float, float]:
-    total = halves.sum(0)
+def _means(halves: Floats, seed: int) -> tuple[Floats, Floats]:
+    """Return the mean KL of each half (halves,), and resamples of it (draws, halves)."""
+    kl, count = field(halves, "kl"), field(halves, "count")
     with np.errstate(invalid="ignore", divide="ignore"):
-        low, high = field(total, "kl") / field(total, "count")
-    return float(low), float(high)
+        return kl.sum(0) / count.sum(0), bootstrap_ratio(kl, count, seed=seed)
 
 
-def _quotient(low: float, high: float) -> float:
-    return low / high if high else float("nan")
-
-
-def _quotients(halves: Floats) -> Floats:
-    low, high = halves[:, 0], halves[:, 1]
+def _quotient(halves: Floats) -> Floats:
+    """Return low / high of (…, 2); NaN where high is 0."""
+    low, high = halves[..., 0], halves[..., 1]
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.where(high == 0, np.nan, low / high))
 
