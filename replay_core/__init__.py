@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from replay_core.config import ReplayConfig
     from replay_core.errors import UsageError
     from replay_core.outcome import Outcome, SampleReplay
-    from replay_core.pair.pair import Pair, load_pair, make_pair
+    from replay_core.pair.loading import load_pair
+    from replay_core.pair.pair import Pair, make_pair
     from replay_core.record import ReplayRecord
     from replay_core.result import ReplayResult
     from replay_core.steered import Steered
@@ -27,7 +28,7 @@ _HOME = {
     "SampleReplay": "outcome",
     "Steered": "steered",
     "UsageError": "errors",
-    "load_pair": "pair.pair",
+    "load_pair": "pair.loading",
     "make_pair": "pair.pair",
 }
 

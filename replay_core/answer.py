@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from replay_core.digest import content_digest
-from replay_core.model.anatomy import Inputs
+from replay_core.model.vision import Inputs
 from replay_core.record import ReplayRecord, Seconds, answer_fields, make_record
 from replay_core.result import ReplayResult
 from replay_core.sampling import SeededRows, seeds_of_copies

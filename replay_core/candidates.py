@@ -1,15 +1,86 @@
-"""Which columns of a batch's prompts a pass needs: from the first candidate to the last."""
+"""The positions that the mask may select, and the window of the prompts that holds them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from replay_core.config import ReplayConfig
-from replay_core.model.anatomy import Anatomy, Inputs, VisualFeatures, placeholder_masks
+from replay_core.divergence import masked_mean
+from replay_core.model.anatomy import Anatomy
 from replay_core.model.call import DecoderCall
 from replay_core.model.padding import attention_mask_of
-from replay_core.targets import Candidates
+from replay_core.model.vision import Inputs, VisualFeatures, placeholder_masks
+from replay_core.selection import low_mask, select
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The prompt positions that the mask may select, over a batch of ``samples``.
+
+    ``row`` and ``column`` (n,) index the padded prompts, sample by sample; ``group`` (n,) numbers
+    the samples, or the images, over which a dynamic mask takes its maximum; ``visual`` (samples,)
+    is N, each sample's number of visual tokens.
+    """
+
+    row: Tensor
+    column: Tensor
+    group: Tensor
+    visual: Tensor
+
+    @property
+    def samples(self) -> int:
+        """The batch size."""
+        return len(self.visual)
+
+    def of(self, hidden: Tensor, call: DecoderCall) -> Tensor:
+        """Return (n, hidden): the candidates among ``hidden`` (batch, tokens, hidden) of a call."""
+        where = self.row.to(hidden.device), (self.column - call.start).to(hidden.device)
+        return hidden[where].to(self.row.device)
+
+    def to(self, device: torch.device) -> "Candidates":
+        """Return the same candidates on another device."""
+        tensors = (self.row, self.column, self.group, self.visual)
+        return Candidates(*(tensor.to(device) for tensor in tensors))
+
+    def shares(self, chosen: Mapping[int, Tensor]) -> list[tuple[tuple[int, float], ...]]:
+        """Return, per sample, (layer, share of its candidates that are chosen) for every layer.
+
+        ``chosen`` maps layers to the indices (m,) of the candidates chosen there.
+        """
+        by_layer = []
+        for index in chosen.values():
+            selected = torch.zeros(len(self.row), dtype=torch.float32, device=self.row.device)
+            selected[index] = 1
+            by_layer.append(masked_mean(selected, self.row, self.samples).tolist())
+        return [
+            tuple((layer, share[sample]) for layer, share in zip(chosen, by_layer, strict=True))
+            for sample in range(self.samples)
+        ]
+
+    def poisoned(self, entropies: Mapping[int, Tensor]) -> list[bool]:
+        """Return, per sample, whether an entropy (n,) of some layer is not a finite number."""
+        found = torch.zeros(self.samples, dtype=torch.bool, device=self.row.device)
+        for values in entropies.values():
+            found[self.row[~values.isfinite()]] = True
+        return found.tolist()
+
+    def chosen(
+        self,
+        layer: int,
+        entropies: Tensor,
+        config: ReplayConfig,
+        generators: Sequence[torch.Generator],
+        rival: Tensor | None = None,
+    ) -> Tensor:
+        """Return the indices (m,) of the candidates that ``config`` selects at ``layer``.
+
+        ``entropies`` (n,) are the base's, in nats; see :func:`low_mask` for ``rival``.
+        """
+        low = low_mask(entropies, self.group, layer, config, rival)
+        chosen = select(low, entropies, self.row, how=config.select, generators=generators)
+        return torch.nonzero(chosen).squeeze(-1)
 
 
 @dataclass(frozen=True)

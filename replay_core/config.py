@@ -30,10 +30,10 @@ class ReplayConfig(BaseModel):
 
     Published, as the paper's released settings have them, are the defaults of ``select``,
     ``threshold``, ``thresholds``, ``step_size``, ``steps``, ``top_k``, ``positions``, ``maximum``,
-    ``step_scaling`` and ``keep``. Not published is ``boundary="aligned"``: the published tables
-    were made with the release's reading, ``boundary="reference"``. ``layers="auto"`` carries the 16
-    of 28 layers released for MM-Eureka-Qwen-7B over to other depths; VL-Rethinker-7B has 24. At
-    least one published number was made with other values: MM-Eureka-Qwen-7B's 47.7 on MathVerse
+    ``step_scaling``, ``keep`` and ``x``. Not published is ``boundary="aligned"``: the published
+    tables were made with the release's reading, ``boundary="reference"``. ``layers="auto"`` carries
+    the 16 of 28 layers released for MM-Eureka-Qwen-7B over to other depths; VL-Rethinker-7B has 24.
+    At least one published number was made with other values: MM-Eureka-Qwen-7B's 47.7 on MathVerse
     has ``threshold`` 0.2 and ``step_size`` 40.
 
     The loss is the KL(base ‖ policy), averaged over a layer's masked positions, summed over layers,
@@ -193,6 +193,11 @@ class ReplayConfig(BaseModel):
         if self.thresholds == "dynamic":
             return None
         return RELEASE_THRESHOLDS if self.thresholds == "release" else self.thresholds
+
+    @property
+    def side(self) -> Literal["after", "before"]:
+        """Which side of its layers the policy is matched, or overwritten, on."""
+        return "before" if self.boundary == "reference" else "after"
 
     @property
     def _thresholds_name(self) -> str:

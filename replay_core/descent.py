@@ -1,8 +1,6 @@
-"""The method: a problem, the descent that solves it, and a result with a named outcome.
+"""The loop that minimises the replay loss over x, and how it ended for each sample.
 
-    x ← x - α ∂/∂x (1/N) Σ_l mean_{i in M_l} KL(p_base[l,i] ‖ p_policy[l,i])
-
-x is added to the visual features at the language model's input; both models stay frozen.
+x ← x - α ∂L/∂x, from x = 0
 """
 
 from collections.abc import Sequence
@@ -10,75 +8,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from replay_core.config import ReplayConfig
-from replay_core.divergence import kl, masked_mean
-from replay_core.lens import Lens
-from replay_core.model.anatomy import VisualFeatures
-from replay_core.model.call import DecoderCall
-from replay_core.model.hooks import Where
+from replay_core.divergence import masked_mean
 from replay_core.outcome import Outcome, SampleReplay
+from replay_core.problem import ReplayProblem
 from replay_core.seeds import generators
-from replay_core.targets import Candidates, LayerTarget, ReplayTargets, arithmetic
-
-# Below this many nats per layer a KL computed in float32 is rounding: log-probabilities of
-# magnitude 20 carry an error of about 16 eps each, and both sides have one.
-ROUNDING_FLOOR = 32 * torch.finfo(torch.float32).eps
-
-
-@dataclass(frozen=True)
-class ReplayProblem:
-    """The replay loss of one batch as a function of x, of shape (visual tokens, hidden)."""
-
-    call: DecoderCall
-    candidates: Candidates
-    features: VisualFeatures
-    visual_row: Tensor
-    visual_column: Tensor
-    targets: ReplayTargets
-    config: ReplayConfig
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of x and of all that is computed from the activations."""
-        return arithmetic(self.config, self.features.flat.dtype)
-
-    def losses(self, delta: Tensor) -> Tensor:
-        """Return each sample's loss (samples,) in nats, differentiable in ``delta``.
-
-        Each layer's mean has the dtype of x; they are summed over layers and divided by N in
-        float32 at least, as the release does, whose sum begins with a float32 zero.
-        """
-        wide = torch.promote_types(self.dtype, torch.float32)
-        total = torch.zeros(self.candidates.samples, dtype=wide, device=delta.device)
-        if not self.targets.layers:
-            return total
-        features = self.features.flat
-        edited = (features.to(delta.dtype) + delta).to(features.dtype)
-        place = self.call.embeds.device
-        where = (self.visual_row.to(place), (self.visual_column - self.call.start).to(place))
-        embeds = self.call.embeds.index_put(where, edited.to(self.call.embeds))
-        states = self._policy_states(embeds)
-        for layer, target in self.targets.layers.items():
-            hidden = states[layer][target.index]
-            # Recomputed in the backward pass: the gathered head rows would fill the memory.
-            total = total + checkpoint(self._layer_loss, hidden, target, use_reentrant=False)
-        return total / self.candidates.visual.clamp(min=1)
-
-    def _policy_states(self, embeds: Tensor) -> dict[int, Tensor]:
-        """Return layer → (candidates, hidden) that is matched to the base after that layer."""
-        where: Where = "before" if self.config.boundary == "reference" else "after"
-        states = self.call.activations(list(self.targets.layers), where=where, embeds=embeds)
-        return {layer: self.candidates.of(state, self.call) for layer, state in states.items()}
-
-    def _layer_loss(self, hidden: Tensor, target: LayerTarget) -> Tensor:
-        """Return, per sample, the mean KL over one layer's selected positions."""
-        lens = Lens(self.call.anatomy, self.dtype)
-        logits = lens.logits(hidden) if target.ids is None else lens.logits_at(hidden, target.ids)
-        divergences = kl(target.log_probs, torch.log_softmax(logits, -1))
-        owner = self.candidates.row[target.index]
-        return masked_mean(divergences, owner, self.candidates.samples)
 
 
 @dataclass(frozen=True)
@@ -103,7 +37,7 @@ def descend(problem: ReplayProblem) -> Descent:
     delta = torch.zeros_like(features, dtype=problem.dtype, requires_grad=True)
     weight, rest = _weights(problem)
     optimiser = torch.optim.SGD([delta], lr=config.step_size * rest)
-    owner = problem.visual_row
+    owner = problem.owner
     empty = _without_target(problem)
     alive = torch.tensor([outcome is None for outcome in empty], device=features.device)
     history: list[Tensor] = []
@@ -114,7 +48,7 @@ def descend(problem: ReplayProblem) -> Descent:
         history.append(losses.detach())
         alive = alive & losses.isfinite()
         if step == 0 and config.boundary == "aligned":
-            alive = alive & (history[0] > _floor(problem))
+            alive = alive & (history[0] > problem.floor)
         better = alive & (history[-1] < best_loss)
         best_loss = torch.where(better, history[-1], best_loss)
         best = torch.where(better[owner, None], delta.detach(), best)
@@ -148,7 +82,7 @@ def randomised(problem: ReplayProblem, descent: Descent, seeds: Sequence[int]) -
     """
     noise = torch.zeros_like(descent.delta)
     for sample, generator in enumerate(generators(seeds, problem.candidates.samples)):
-        mine = problem.visual_row == sample
+        mine = problem.owner == sample
         drawn = torch.randn(descent.delta[mine].shape, generator=generator, dtype=torch.float32)
         unit = drawn / drawn.norm(dim=-1, keepdim=True)
         norms = descent.delta[mine].float().norm(dim=-1, keepdim=True)
@@ -179,11 +113,9 @@ def _without_target(problem: ReplayProblem) -> list[Outcome | None]:
     """
     candidates = problem.candidates
     matched = torch.zeros(candidates.samples, dtype=torch.bool)
-    poisoned = torch.zeros(candidates.samples, dtype=torch.bool)
     for target in problem.targets.layers.values():
         matched[candidates.row[target.index].cpu()] = True
-    for entropies in problem.targets.entropies.values():
-        poisoned[candidates.row[~entropies.isfinite()].cpu()] = True
+    poisoned = candidates.poisoned(problem.targets.entropies)
     outcomes: list[Outcome | None] = [None if some else Outcome.EMPTY_MASK for some in matched]
     for sample in range(candidates.samples):
         if candidates.visual[sample] == 0:
@@ -191,12 +123,6 @@ def _without_target(problem: ReplayProblem) -> list[Outcome | None]:
         elif poisoned[sample]:
             outcomes[sample] = Outcome.NON_FINITE
     return outcomes
-
-
-def _floor(problem: ReplayProblem) -> Tensor:
-    """Return the loss (samples,) below which a sample's divergence is only rounding."""
-    layers = len(problem.targets.layers)
-    return ROUNDING_FLOOR * layers / problem.candidates.visual.clamp(min=1)
 
 
 def _named(
@@ -208,14 +134,14 @@ def _named(
     kept: Tensor,
 ) -> list[Outcome]:
     """Name every sample's outcome after the loop."""
-    changed = _changed(problem, kept)
+    changed = problem.changed(kept)
     named = []
     for sample, outcome in enumerate(outcomes):
         first, last = curves[sample, 0], after[sample]
         if outcome is not None:
             named.append(outcome)
         elif not alive[sample]:
-            quiet = first.isfinite() and first <= _floor(problem)[sample]
+            quiet = first.isfinite() and first <= problem.floor[sample]
             aligned = problem.config.boundary == "aligned"
             named.append(Outcome.NO_DRIFT if quiet and aligned else Outcome.NON_FINITE)
         elif last > first:
@@ -225,21 +151,17 @@ def _named(
     return named
 
 
-def _changed(problem: ReplayProblem, delta: Tensor) -> Tensor:
-    """Return, per sample, the fraction of feature elements that ``delta`` really changes."""
-    features = problem.features.flat
-    edited = (features.to(delta.dtype) + delta).to(features.dtype)
-    per_token = (edited != features).float().mean(-1)
-    return masked_mean(per_token, problem.visual_row, problem.candidates.samples)
-
-
 def describe(problem: ReplayProblem, descent: Descent) -> tuple[SampleReplay, ...]:
     """Return what is known of every sample of the batch."""
-    owner, samples = problem.visual_row, problem.candidates.samples
-    changed = _changed(problem, descent.delta)
+    owner, samples = problem.owner, problem.candidates.samples
+    changed = problem.changed(descent.delta)
     feature_norm = masked_mean(problem.features.flat.float().norm(dim=-1), owner, samples)
     delta_norm = masked_mean(descent.delta.float().norm(dim=-1), owner, samples)
-    masked = _masked_fractions(problem)
+    none = problem.owner.new_empty(0)
+    matched = {layer: target.index for layer, target in problem.targets.layers.items()}
+    masked = problem.candidates.shares(
+        {layer: matched.get(layer, none) for layer in problem.targets.entropies}
+    )
     described = []
     for sample, outcome in enumerate(descent.outcomes):
         n = int(problem.candidates.visual[sample])
@@ -262,17 +184,3 @@ def describe(problem: ReplayProblem, descent: Descent) -> tuple[SampleReplay, ..
             )
         )
     return tuple(described)
-
-
-def _masked_fractions(problem: ReplayProblem) -> list[tuple[tuple[int, float], ...]]:
-    """Return, per sample, (layer, selected share of its candidates) for every matched layer."""
-    candidates = problem.candidates
-    fractions: list[list[tuple[int, float]]] = [[] for _ in range(candidates.samples)]
-    for layer, entropies in problem.targets.entropies.items():
-        selected = torch.zeros_like(entropies, dtype=torch.float32)
-        if layer in problem.targets.layers:
-            selected[problem.targets.layers[layer].index] = 1
-        shares = masked_mean(selected, candidates.row, candidates.samples).tolist()
-        for sample, share in enumerate(shares):
-            fractions[sample].append((layer, share))
-    return [tuple(sample) for sample in fractions]

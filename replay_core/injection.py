@@ -7,23 +7,23 @@ the cache, each token's pass where there is none (``use_cache=False``).
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from replay_core.candidates import Candidates
 from replay_core.config import ReplayConfig
 from replay_core.divergence import masked_mean
 from replay_core.errors import ReplayError
-from replay_core.lens import Lens, entropy
+from replay_core.lens import Lens, arithmetic
 from replay_core.model.anatomy import Anatomy
 from replay_core.model.call import CACHES, DecoderCall
-from replay_core.model.hooks import Where, capture
+from replay_core.model.hooks import Where, capture, entering, hooked
 from replay_core.outcome import Outcome, SampleReplay
 from replay_core.seeds import generators
-from replay_core.targets import Candidates, arithmetic
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class Injection:
         waiting = set(self.edits)
         from_start = False
 
-        def begin(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        def begin(arguments: dict[str, Any]) -> None:
             nonlocal from_start
-            from_start = _tokens_before(kwargs) == 0
+            from_start = _tokens_before(arguments) == 0
 
-        def edited(layer: int, hidden: Tensor) -> Tensor:
+        def edited(layer: int, hidden: Tensor) -> Tensor | None:
             if not from_start:
-                return hidden
+                return None
             samples, tokens = self.shape
             if hidden.shape[0] % samples or hidden.shape[1] < tokens:
                 raise ReplayError(
@@ -85,18 +85,10 @@ class Injection:
             waiting.discard(layer)
             return self.edits[layer].into(hidden, samples)
 
-        with contextlib.ExitStack() as hooks:
-            handle = anatomy.decoder.register_forward_pre_hook(begin, with_kwargs=True)
-            hooks.callback(handle.remove)
-            for layer in self.edits:
-                module = anatomy.layers[layer]
-                if self.where == "after":
-                    handle = module.register_forward_hook(_after(layer, edited))
-                else:
-                    handle = module.register_forward_pre_hook(
-                        _before(layer, edited), with_kwargs=True
-                    )
-                hooks.callback(handle.remove)
+        with (
+            entering(anatomy.decoder, begin),
+            hooked(anatomy.layers, self.edits, edited, where=self.where),
+        ):
             yield
         if waiting:
             raise ReplayError(f"injection did not reach layers {sorted(waiting)} of the policy")
@@ -109,66 +101,40 @@ def _tokens_before(arguments: Mapping[str, Any]) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
 
 
-def _after(layer: int, edited: Callable[[int, Tensor], Tensor]) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        if isinstance(output, Tensor):
-            return edited(layer, output)
-        return (edited(layer, output[0]), *output[1:])
-
-    return hook
-
-
-def _before(layer: int, edited: Callable[[int, Tensor], Tensor]) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (edited(layer, args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": edited(layer, kwargs["hidden_states"])}
-
-    return hook
-
-
 @dataclass(frozen=True)
-class Reading:
+class CleanPass:
     """What one clean pass of a model leaves for injection, at the candidates (n,) of a batch.
 
-    ``states``: layer → (n, hidden), before or after the layer as the reading wants.
+    ``states``: layer → (n, hidden), before or after the layer as ``boundary`` wants.
     ``entropies``: layer → (n,), always of what stands after the layer, in nats.
     """
 
     states: dict[int, Tensor]
     entropies: dict[int, Tensor]
 
-    def to(self, device: torch.device) -> "Reading":
-        """Return the same reading on another device."""
+    def to(self, device: torch.device) -> "CleanPass":
+        """Return the same pass on another device."""
         states = {layer: values.to(device) for layer, values in self.states.items()}
         entropies = {layer: values.to(device) for layer, values in self.entropies.items()}
-        return Reading(states, entropies)
+        return CleanPass(states, entropies)
 
 
 @torch.no_grad()
-def read(
+def clean_pass(
     call: DecoderCall, candidates: Candidates, layers: Sequence[int], config: ReplayConfig
-) -> Reading:
-    """Run a model once, through the last of ``layers``."""
+) -> CleanPass:
+    """Run a model once, through the last of ``layers``, and return what injection needs of it."""
     lens = Lens(call.anatomy, arithmetic(config, call.anatomy.model.dtype))
     with capture(call.anatomy.layers, layers, where="before", stop=False) as before:
         after = call.activations(layers, where="after")
-    entropies = {}
-    for layer in layers:
-        hidden = candidates.of(after[layer], call)
-        entropies[layer] = torch.cat([entropy(logits) for _, logits in lens.chunks(hidden)])
-    seen = before if edited_side(config) == "before" else after
-    return Reading({layer: candidates.of(seen[layer], call) for layer in layers}, entropies)
-
-
-def edited_side(config: ReplayConfig) -> Where:
-    """Return which side of a layer is overwritten."""
-    return "before" if config.boundary == "reference" else "after"
+    entropies = {layer: lens.entropies(candidates.of(after[layer], call))[0] for layer in layers}
+    seen = before if config.side == "before" else after
+    return CleanPass({layer: candidates.of(seen[layer], call) for layer in layers}, entropies)
 
 
 def injection_of(
-    base: Reading,
-    policy: Reading,
+    base: CleanPass,
+    policy: CleanPass,
     candidates: Candidates,
     shape: tuple[int, int],
     config: ReplayConfig,
@@ -177,7 +143,8 @@ def injection_of(
 ) -> tuple[Injection, tuple[SampleReplay, ...]]:
     """Return what is overwritten in a batch of ``shape`` (samples, tokens), and what that means.
 
-    A sample whose base reading is not finite, or equals the policy's, is left alone.
+    A sample is left alone where an entropy of the base is not finite, or where its chosen
+    activations equal the policy's.
 
     Raises:
         UsageError: there is not one seed for each sample.
@@ -202,33 +169,22 @@ def injection_of(
         if len(kept):
             row, column = candidates.row[kept], candidates.column[kept]
             edits[layer] = Edit(row, column, base.states[layer][kept])
-    return Injection(edits, edited_side(config), shape), samples
+    return Injection(edits, config.side, shape), samples
 
 
 def _described(
-    base: Reading, policy: Reading, candidates: Candidates, chosen: dict[int, Tensor]
+    base: CleanPass, policy: CleanPass, candidates: Candidates, chosen: dict[int, Tensor]
 ) -> tuple[SampleReplay, ...]:
     """Name every sample's outcome; norms are means over the selected activations of all layers."""
-    samples, home = candidates.samples, candidates.row.device
-    parts: dict[str, list[Tensor]] = {
-        name: [] for name in ("owner", "changed", "size", "shift", "finite")
-    }
-    fractions: list[list[tuple[int, float]]] = [[] for _ in range(samples)]
+    samples = candidates.samples
+    parts: dict[str, list[Tensor]] = {name: [] for name in ("owner", "changed", "size", "shift")}
     for layer, index in chosen.items():
-        selected = torch.zeros(len(candidates.row), dtype=torch.float32, device=home)
-        selected[index] = 1
-        shares = masked_mean(selected, candidates.row, samples).tolist()
-        for sample, share in enumerate(shares):
-            fractions[sample].append((layer, share))
         theirs, ours = base.states[layer][index], policy.states[layer][index]
-        finite = base.entropies[layer].isfinite()
-        broken = torch.bincount(candidates.row[~finite], minlength=samples)
-        parts["finite"].append(broken == 0)
         parts["owner"].append(candidates.row[index])
         parts["changed"].append((theirs != ours).float().mean(-1))
         parts["size"].append(ours.float().norm(dim=-1))
         parts["shift"].append((theirs.float() - ours.float()).norm(dim=-1))
-    sane = torch.stack(parts.pop("finite")).all(0).tolist()
+    fractions, poisoned = candidates.shares(chosen), candidates.poisoned(base.entropies)
     owner, changed, size, shift = (torch.cat(values) for values in parts.values())
     asked = torch.bincount(candidates.row, minlength=samples).tolist()
     counts = torch.bincount(owner, minlength=samples).tolist()
@@ -237,14 +193,14 @@ def _described(
     for sample, (share, feature_norm, delta_norm) in enumerate(zip(*means, strict=True)):
         if not asked[sample]:
             outcome = Outcome.NO_VISUAL_TOKENS
-        elif not sane[sample]:
+        elif poisoned[sample]:
             outcome = Outcome.NON_FINITE
         elif counts[sample] == 0:
             outcome = Outcome.EMPTY_MASK
         else:
             outcome = Outcome.APPLIED if share > 0 else Outcome.NO_DRIFT
         found = SampleReplay(
-            outcome, int(candidates.visual[sample]), masked_fraction=tuple(fractions[sample])
+            outcome, int(candidates.visual[sample]), masked_fraction=fractions[sample]
         )
         if outcome is Outcome.APPLIED:
             found = replace(

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from replay_core import UsageError
+from replay_core.errors import UsageError
 
 Line = dict[str, Any]
 

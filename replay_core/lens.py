@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from replay_core.config import ReplayConfig
 from replay_core.model.anatomy import Anatomy
 
 # Rows of the whole vocabulary that are held at once: 2**27 float32 values are 0.5 GB.
@@ -49,12 +51,31 @@ class Lens:
             logits = logits + head.bias[ids].to(self.dtype)
         return logits.to(hidden.device)
 
+    def log_probs(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
+        """Return log-probabilities normalised over ``ids`` (rows, k), the vocabulary where None."""
+        logits = self.logits(hidden) if ids is None else self.logits_at(hidden, ids)
+        return torch.log_softmax(logits, -1)
+
     def chunks(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield (rows, logits of these rows), so that a prompt's logits never stand at once."""
         size = max(1, _VALUES_AT_ONCE // self.anatomy.head.out_features)
         for start in range(0, len(hidden), size):
             rows = slice(start, start + size)
             yield rows, self.logits(hidden[rows])
+
+    def entropies(
+        self, hidden: Tensor, top_k: int | Literal["full"] = "full"
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the entropies (rows,) in nats and the ``top_k`` most probable ids (rows, k).
+
+        No ids are returned where ``top_k`` is the full vocabulary.
+        """
+        entropies, ids = [], []
+        for _, logits in self.chunks(hidden):
+            entropies.append(entropy(logits))
+            if top_k != "full":
+                ids.append(logits.topk(min(top_k, logits.shape[-1]), dim=-1).indices)
+        return torch.cat(entropies), torch.cat(ids) if ids else None
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -67,6 +88,11 @@ def entropy(logits: Tensor) -> Tensor:
     # An id that is ruled out adds nothing: 0 times a finite number, not times -inf.
     finite = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)
     return -(torch.softmax(logits, dim=-1) * finite).sum(-1)
+
+
+def arithmetic(config: ReplayConfig, model_dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of lens, softmax, KL and x: float32, or the model's own in `reference`."""
+    return model_dtype if config.boundary == "reference" else torch.float32
 
 
 def _device(module: torch.nn.Module) -> torch.device:

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from replay_core.divergence import kl
 from replay_core.lens import Lens, entropy
-from replay_core.model.anatomy import Anatomy, Inputs, placeholder_masks, visual_features
+from replay_core.model.anatomy import Anatomy
 from replay_core.model.call import decoder_call
+from replay_core.model.inputs import moved_to, savable
 from replay_core.model.padding import attention_mask_of, left_padded
+from replay_core.model.vision import Inputs, placeholder_masks, visual_features
 from replay_core.pair.pair import Pair, frozen
 
 Floats = NDArray[np.float64]
@@ -44,12 +46,11 @@ def read(pair: Pair, inputs: Inputs, layers: Sequence[int] | None = None) -> lis
     policy, base = pair.policy, pair.base
     layers = range(len(policy.layers)) if layers is None else layers
     with torch.inference_mode(False), torch.no_grad(), frozen(policy.model, base.model):
-        inputs = {k: v.clone() if v.is_inference() else v for k, v in left_padded(inputs).items()}
+        inputs = savable(left_padded(inputs))
         kept = attention_mask_of(inputs).bool()
         ours_after = _states(policy, inputs, layers)
         with pair.as_base():
-            there = {name: value.to(base.model.device) for name, value in inputs.items()}
-            theirs_after = _states(base, there, layers)
+            theirs_after = _states(base, moved_to(inputs, base.model.device), layers)
         by_layer = [
             _compare(pair, theirs_after.pop(layer)[kept.to(base.model.device)], mine[kept])
             for layer, mine in list(ours_after.items())

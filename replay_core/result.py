@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from replay_core.errors import ReplayError
 from replay_core.injection import Injection
-from replay_core.model.anatomy import VisualFeatures
+from replay_core.model.vision import VisualFeatures
 from replay_core.outcome import Outcome, SampleReplay
 from replay_core.record import Seconds
 
@@ -29,6 +30,18 @@ class ReplayResult:
     seconds: Seconds = field(default_factory=Seconds)
     peak_memory_mb: float | None = None
     error: str | None = None
+
+    @classmethod
+    def untouched(
+        cls,
+        outcome: Outcome,
+        samples: int,
+        features: VisualFeatures | None = None,
+        error: str | None = None,
+    ) -> "ReplayResult":
+        """Return the result of a batch none of which is steered, all for the same reason."""
+        delta = None if features is None else torch.zeros_like(features.flat)
+        return cls(delta, features, (SampleReplay(outcome),) * samples, error=error)
 
 
 def raise_failure(samples: Sequence[SampleReplay]) -> None:

@@ -1,9 +1,7 @@
 """Replay as a drop-in for ``model.generate``: optimise the visual tokens, then decode."""
 
 import contextlib
-import inspect
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,25 +9,27 @@ from torch import Tensor
 
 from replay_core.candidates import Window
 from replay_core.config import ReplayConfig
-from replay_core.descent import ReplayProblem, descend, describe, randomised
+from replay_core.descent import descend, describe, randomised
 from replay_core.digest import token_digest
 from replay_core.errors import UsageError
-from replay_core.injection import Reading, injection_of, read
-from replay_core.model.anatomy import (
+from replay_core.injection import CleanPass, Injection, clean_pass, injection_of
+from replay_core.meter import Meter
+from replay_core.model.anatomy import Anatomy
+from replay_core.model.call import decoder_call
+from replay_core.model.doors import check_backward
+from replay_core.model.inputs import continued, moved_to, savable, split_arguments
+from replay_core.model.padding import attention_mask_of, left_padded
+from replay_core.model.vision import (
     PIXELS,
-    Anatomy,
     Inputs,
     VisualFeatures,
-    check_backward,
-    check_complete,
     check_pictured,
     visual_features,
     without_pixels,
 )
-from replay_core.model.call import decoder_call
-from replay_core.model.padding import attention_mask_of, left_padded
-from replay_core.outcome import Outcome, SampleReplay
+from replay_core.outcome import Outcome
 from replay_core.pair.pair import Pair, frozen
+from replay_core.problem import ReplayProblem
 from replay_core.record import Seconds
 from replay_core.result import ReplayResult, raise_failure
 from replay_core.seeds import check_seeds, stable_seed
@@ -87,127 +87,110 @@ class Steered:
             ReplayError: with ``config.strict``, when a sample diverges or is not finite.
             torch.cuda.OutOfMemoryError: with ``config.strict``; else an outcome, like those.
         """
-        started = time.perf_counter()
+        meter = Meter(self.pair.policy.model.device)
         batch = len(inputs["input_ids"])
         if seeds is not None:
             check_seeds(seeds, batch)
         if not self.config.steers:
-            return ReplayResult(None, None, (SampleReplay(Outcome.OFF),) * batch)
-        policy, base = self.pair.policy, self.pair.base
-        _reset_peak(policy.model.device)
-        with torch.inference_mode(False), torch.enable_grad(), frozen(policy.model, base.model):
-            inputs = _own(left_padded(inputs))
+            return ReplayResult.untouched(Outcome.OFF, batch)
+        policy, base = self.pair.policy.model, self.pair.base.model
+        injects = self.config.method == "inject"
+        with torch.inference_mode(False), torch.enable_grad(), frozen(policy, base):
+            inputs = savable(left_padded(inputs))
             seeds = self.seeds(inputs) if seeds is None else seeds
-            features = visual_features(policy.model, inputs)
-            if features is None and self.config.positions == "visual":
-                return ReplayResult(None, None, (SampleReplay(Outcome.NO_VISUAL_TOKENS),) * batch)
+            features = visual_features(policy, inputs)
+            if features is None and not (injects and self.config.positions == "input"):
+                return ReplayResult.untouched(Outcome.NO_VISUAL_TOKENS, batch)
             try:
-                if self.config.method == "inject":
-                    return self._inject(inputs, features, seeds, started)
-                if features is None:
-                    none = (SampleReplay(Outcome.NO_VISUAL_TOKENS),) * batch
-                    return ReplayResult(None, None, none)
-                return self._replay(inputs, features, targets, seeds, started)
+                if features is None or injects:
+                    result = self._inject(inputs, features, seeds, meter)
+                else:
+                    result = self._replay(inputs, features, targets, seeds, meter)
             except torch.cuda.OutOfMemoryError as error:
                 if self.config.strict:
                     raise
                 problem = str(error).splitlines()[0]
+            else:
+                if self.config.strict:
+                    raise_failure(result.samples)
+                return result
         torch.cuda.empty_cache()
-        lost = (SampleReplay(Outcome.OUT_OF_MEMORY),) * batch
-        zero = None if features is None else torch.zeros_like(features.flat)
-        return ReplayResult(zero, features, lost, error=problem)
+        return ReplayResult.untouched(Outcome.OUT_OF_MEMORY, batch, features, error=problem)
 
     def _replay(
         self,
-        inputs: dict[str, Tensor],
+        inputs: Inputs,
         features: VisualFeatures,
         targets: ReplayTargets | None,
         seeds: Sequence[int],
-        started: float,
+        meter: Meter,
     ) -> ReplayResult:
+        """Return the x of a batch that has pictures."""
         window = Window.of(inputs, self.pair.policy, self.config, features)
-        home = window.visual.device
         if targets is None:
-            shared = features if self.pair.shared_vision else None
-            targets = self._base_pass(inputs, shared, window, seeds).to(home)
+            targets = self._base_pass(inputs, features, window, seeds).to(window.visual.device)
         else:
             prompt = prompt_of(inputs["input_ids"], attention_mask_of(inputs))
             targets.check(prompt, self._target_settings)
         # "Before layer l" is behind layer l - 1, so that l itself need not run.
-        depth = max(self.layers) + (self.config.boundary == "aligned")
+        depth = max(self.layers) + (self.config.side == "after")
         call = window.cut(decoder_call(self.pair.policy, inputs, features), depth)
-        visual_row, visual_column = torch.nonzero(window.visual, as_tuple=True)
-        problem = ReplayProblem(
-            call,
-            window.candidates,
-            features,
-            visual_row,
-            visual_column,
-            targets,
-            self.config,
-        )
-        looped = time.perf_counter()
+        problem = ReplayProblem(call, window.candidates, features, targets, self.config)
+        before = meter.lap()
         descent = descend(problem)
         if self.config.x == "random":
             descent = randomised(problem, descent, seeds)
         samples = describe(problem, descent)
-        if self.config.strict:
-            raise_failure(samples)
-        seconds = Seconds(base=looped - started, loop=time.perf_counter() - looped)
-        peak = _peak(self.pair.policy.model.device)
-        return ReplayResult(descent.delta, features, samples, seconds=seconds, peak_memory_mb=peak)
+        seconds = Seconds(base=before, loop=meter.lap())
+        return ReplayResult(
+            descent.delta, features, samples, seconds=seconds, peak_memory_mb=meter.peak_mb
+        )
 
     def _inject(
         self,
-        inputs: dict[str, Tensor],
+        inputs: Inputs,
         features: VisualFeatures | None,
         seeds: Sequence[int],
-        started: float,
+        meter: Meter,
     ) -> ReplayResult:
+        """Return what is overwritten while the policy reads a batch."""
         window = Window.of(inputs, self.pair.policy, self.config, features)
-        policy = self._reading(self.pair.policy, inputs, features, window)
+        policy = self._clean_pass(self.pair.policy, inputs, features, window)
         with self.pair.as_base():
-            shared = features if self.pair.shared_vision else None
-            theirs, seen = self._for_base(inputs, shared)
-            base = self._reading(self.pair.base, theirs, seen, window).to(window.visual.device)
-        injection, samples = injection_of(
-            base,
-            policy,
-            window.candidates,
-            tuple(inputs["input_ids"].shape),  # type: ignore[arg-type]
-            self.config,
-            seeds=seeds,
+            theirs, seen = self._for_base(inputs, features)
+            base = self._clean_pass(self.pair.base, theirs, seen, window).to(window.visual.device)
+        samples, tokens = inputs["input_ids"].shape
+        injection, described = injection_of(
+            base, policy, window.candidates, (samples, tokens), self.config, seeds=seeds
         )
-        if self.config.strict:
-            raise_failure(samples)
         return ReplayResult(
             None,
             features,
-            samples,
+            described,
             injection=injection,
-            seconds=Seconds(base=time.perf_counter() - started),
-            peak_memory_mb=_peak(self.pair.policy.model.device),
+            seconds=Seconds(base=meter.lap()),
+            peak_memory_mb=meter.peak_mb,
         )
 
-    def _reading(
+    def _clean_pass(
         self, anatomy: Anatomy, inputs: Inputs, features: VisualFeatures | None, window: Window
-    ) -> Reading:
+    ) -> CleanPass:
         call = window.cut(decoder_call(anatomy, inputs, features), max(self.layers) + 1)
         candidates = window.candidates.to(inputs["input_ids"].device)
-        return read(call, candidates, self.layers, self.config)
+        return clean_pass(call, candidates, self.layers, self.config)
 
     def _for_base(
-        self, inputs: Inputs, shared: VisualFeatures | None
+        self, inputs: Inputs, features: VisualFeatures | None
     ) -> tuple[dict[str, Tensor], VisualFeatures | None]:
         """Return prompts and visual features on the base's device.
 
-        ``shared`` are features that the base would compute alike; without them its own tower runs.
+        Its tower runs unless the policy's ``features`` are given and would be its own.
         """
         base = self.pair.base.model
-        theirs = {name: value.to(base.device) for name, value in inputs.items()}
-        if shared is None:
+        theirs = moved_to(inputs, base.device)
+        if features is None or not self.pair.shared_vision:
             return theirs, visual_features(base, theirs)
-        return theirs, shared.to(base.device)
+        return theirs, features.to(base.device)
 
     @property
     def _target_settings(self) -> str:
@@ -232,7 +215,7 @@ class Steered:
         if seeds is not None:
             check_seeds(seeds, len(inputs["input_ids"]))
         with torch.inference_mode(False), frozen(base.model):
-            inputs = _own(left_padded(inputs))
+            inputs = savable(left_padded(inputs))
             if not any(key in inputs for key in PIXELS):
                 check_pictured(base.model, inputs["input_ids"])
                 raise ValueError("these prompts have no visual tokens, so there are no targets")
@@ -241,16 +224,15 @@ class Steered:
 
     def _base_pass(
         self,
-        inputs: dict[str, Tensor],
-        shared: VisualFeatures | None,
+        inputs: Inputs,
+        features: VisualFeatures | None,
         window: Window,
         seeds: Sequence[int],
     ) -> ReplayTargets:
         """Return the base's targets, on the base's device."""
-        depth = max(self.layers) + 1
         with self.pair.as_base():
-            theirs, features = self._for_base(inputs, shared)
-            call = window.cut(decoder_call(self.pair.base, theirs, features), depth)
+            theirs, seen = self._for_base(inputs, features)
+            call = window.cut(decoder_call(self.pair.base, theirs, seen), max(self.layers) + 1)
             return base_targets(
                 call,
                 window.candidates.to(theirs["input_ids"].device),
@@ -272,17 +254,17 @@ class Steered:
         ``generation`` is passed on: greedy, sampled, beams, ``num_return_sequences`` …
         """
         arguments = self._arguments(left_padded(inputs), result)
-        with self._steering(result):
+        with self._steering(result.injection):
             return self.answering.generate(**arguments, **generation)
 
     @contextlib.contextmanager
-    def _steering(self, result: ReplayResult) -> Iterator[None]:
+    def _steering(self, injection: Injection | None = None) -> Iterator[None]:
         """Hold whatever must be in place while the answering model runs."""
         with contextlib.ExitStack() as held:
             if self.config.method == "base":
                 held.enter_context(self.pair.as_base())
-            if result.injection is not None:
-                held.enter_context(result.injection.into(self.pair.policy))
+            if injection is not None:
+                held.enter_context(injection.into(self.pair.policy))
             yield
 
     def score(self, inputs: Inputs, result: ReplayResult, continuation: Tensor) -> Tensor:
@@ -290,20 +272,12 @@ class Steered:
 
         ``continuation`` (batch, t) are the ids that follow the prompt. In nats, float32.
         """
-        inputs = left_padded(inputs)
-        prompt = inputs["input_ids"]
-        for name, tail in {
-            "input_ids": continuation,
-            "attention_mask": torch.ones_like(continuation),
-            "mm_token_type_ids": torch.zeros_like(continuation),
-            "token_type_ids": torch.zeros_like(continuation),
-        }.items():
-            if name in inputs:
-                inputs[name] = torch.cat([inputs[name], tail.to(inputs[name])], dim=1)
+        prompt = inputs["input_ids"].shape[1]
+        longer = continued(left_padded(inputs), continuation)
         model = self.answering
-        with torch.no_grad(), frozen(model), self._steering(result):
-            logits = model(**self._arguments(inputs, result), use_cache=False).logits
-        ours = logits[:, prompt.shape[1] - 1 : -1].float().log_softmax(-1)
+        with torch.no_grad(), frozen(model), self._steering(result.injection):
+            logits = model(**self._arguments(longer, result), use_cache=False).logits
+        ours = logits[:, prompt - 1 : -1].float().log_softmax(-1)
         return ours.gather(-1, continuation.to(ours.device).unsqueeze(-1)).squeeze(-1)
 
     def _arguments(self, inputs: Inputs, result: ReplayResult) -> dict[str, Any]:
@@ -322,40 +296,7 @@ class Steered:
         takes them. ``method=none`` and ``base`` call that model's own ``generate`` unchanged.
         """
         if not self.config.steers:
-            with self.pair.as_base() if self.config.method == "base" else contextlib.nullcontext():
+            with self._steering():
                 return self.answering.generate(**arguments)
         inputs, generation = split_arguments(self.pair.policy, arguments)
         return self.decode(inputs, self.optimise(inputs), **generation)
-
-
-def split_arguments(
-    anatomy: Anatomy, arguments: Mapping[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split what ``generate`` takes into the processor's tensors and the generation options.
-
-    Raises:
-        UsageError: something of the processor's output is missing (:func:`check_complete`).
-    """
-    forward = inspect.signature(anatomy.model.forward).parameters
-    # Some processors leave second_per_grid_ts a list.
-    inputs = {
-        name: value if isinstance(value, Tensor) else torch.tensor(value)
-        for name, value in arguments.items()
-        if name in forward and isinstance(value, Tensor | list)
-    }
-    check_complete(anatomy.model, inputs)
-    return inputs, {k: v for k, v in arguments.items() if k not in inputs}
-
-
-def _own(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors that autograd may save, whatever mode they were made in."""
-    return {k: v.clone() if v.is_inference() else v for k, v in inputs.items()}
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak(device: torch.device) -> float | None:
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None

@@ -10,61 +10,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from replay_core.candidates import Candidates
 from replay_core.config import ReplayConfig
 from replay_core.digest import token_digest
 from replay_core.errors import UsageError
-from replay_core.lens import Lens, entropy
+from replay_core.lens import Lens, arithmetic
 from replay_core.model.call import DecoderCall
 from replay_core.seeds import generators
-from replay_core.selection import low_mask, select
 
 _FORMAT = "activation-replay targets 1"
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The prompt positions that the mask may select, over a batch of ``samples``.
-
-    ``row`` and ``column`` (n,) index the padded prompts, sample by sample; ``group`` (n,) numbers
-    the samples, or the images, over which a dynamic mask takes its maximum; ``visual`` (samples,)
-    is N, each sample's number of visual tokens.
-    """
-
-    row: Tensor
-    column: Tensor
-    group: Tensor
-    visual: Tensor
-
-    @property
-    def samples(self) -> int:
-        """The batch size."""
-        return len(self.visual)
-
-    def of(self, hidden: Tensor, call: DecoderCall) -> Tensor:
-        """Return (n, hidden): the candidates among ``hidden`` (batch, tokens, hidden) of a call."""
-        where = self.row.to(hidden.device), (self.column - call.start).to(hidden.device)
-        return hidden[where].to(self.row.device)
-
-    def to(self, device: torch.device) -> "Candidates":
-        """Return the same candidates on another device."""
-        tensors = (self.row, self.column, self.group, self.visual)
-        return Candidates(*(tensor.to(device) for tensor in tensors))
-
-    def chosen(
-        self,
-        layer: int,
-        entropies: Tensor,
-        config: ReplayConfig,
-        generators: Sequence[torch.Generator],
-        rival: Tensor | None = None,
-    ) -> Tensor:
-        """Return the indices (m,) of the candidates that ``config`` selects at ``layer``.
-
-        ``entropies`` (n,) are the base's, in nats; see :func:`low_mask` for ``rival``.
-        """
-        low = low_mask(entropies, self.group, layer, config, rival)
-        chosen = select(low, entropies, self.row, how=config.select, generators=generators)
-        return torch.nonzero(chosen).squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -178,7 +132,7 @@ def base_targets(
 
     ``call`` is the base's decoder call on the columns that hold the candidates; ``seeds``, one per
     sample, draw the positions of ``select=random``. Entropies are over the whole vocabulary.
-    The target logits are read again through :meth:`Lens.logits_at`, as the policy's will be, so
+    The target logits are read again through :meth:`Lens.log_probs`, as the policy's will be, so
     that equal activations give a divergence of exactly 0.
 
     Raises:
@@ -191,32 +145,12 @@ def base_targets(
         entropies, targets = {}, {}
         for layer in layers:
             hidden = candidates.of(states.pop(layer), call)
-            entropies[layer], top = _read(lens, hidden, config)
+            entropies[layer], top = lens.entropies(hidden, config.top_k)
             index = candidates.chosen(layer, entropies[layer], config, drawing)
             if len(index) > 0:
                 ids = None if top is None else top[index]
-                logits = (
-                    lens.logits(hidden[index])
-                    if ids is None
-                    else lens.logits_at(hidden[index], ids)
-                )
-                targets[layer] = LayerTarget(index, torch.log_softmax(logits, -1), ids)
+                targets[layer] = LayerTarget(index, lens.log_probs(hidden[index], ids), ids)
     return ReplayTargets(targets, entropies, prompt, settings)
-
-
-def _read(lens: Lens, hidden: Tensor, config: ReplayConfig) -> tuple[Tensor, Tensor | None]:
-    """Return the entropies (n,) and, for a top-k support, the base's top ids (n, k)."""
-    entropies, ids = [], []
-    for _, logits in lens.chunks(hidden):
-        entropies.append(entropy(logits))
-        if config.top_k != "full":
-            ids.append(logits.topk(min(config.top_k, logits.shape[-1]), dim=-1).indices)
-    return torch.cat(entropies), torch.cat(ids) if ids else None
-
-
-def arithmetic(config: ReplayConfig, model_dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of lens, softmax, KL and x: float32, or the model's own in `reference`."""
-    return model_dtype if config.boundary == "reference" else torch.float32
 
 
 def settings_of(config: ReplayConfig, layers: Sequence[int], base: str) -> str:

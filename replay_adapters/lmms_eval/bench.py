@@ -12,8 +12,8 @@ from replay_adapters.lmms_eval.questions import Questions, quiet_bars
 from replay_adapters.session.standin import Answering
 from replay_adapters.settings.options import Settings, check_checkpoints, resolve
 from replay_core import Pair, ReplayConfig, UsageError
+from replay_core.model.inputs import split_arguments
 from replay_core.seeds import stable_seed
-from replay_core.steered import split_arguments
 from replay_core.studies.bench import Prompts, Question, Respond
 
 MODEL = "qwen2_vl_replay"

@@ -15,7 +15,7 @@ from torch import Tensor
 from replay_core import ReplayRecord, UsageError
 from replay_core.digest import content_digest
 from replay_core.jsonl import Appending, read_lines
-from replay_core.model.anatomy import Inputs
+from replay_core.model.vision import Inputs
 from replay_core.record import lasting
 
 

@@ -28,10 +28,10 @@ from replay_adapters.settings.processors import processor_of
 from replay_adapters.settings.protocol import edited_request
 from replay_core import Outcome, ReplayRecord, Steered, UsageError
 from replay_core.answer import Recent, answer
+from replay_core.model.inputs import split_arguments
 from replay_core.outcome import SampleReplay
 from replay_core.record import make_record
 from replay_core.seeds import stable_seed
-from replay_core.steered import split_arguments
 
 
 class ReplayMixin:

@@ -26,10 +26,10 @@ from replay_adapters.vlmevalkit.inputs import (
 from replay_adapters.vlmevalkit.scoring import shown
 from replay_core import Outcome, ReplayRecord, Steered
 from replay_core.answer import Recent, answer
+from replay_core.model.inputs import split_arguments
 from replay_core.outcome import SampleReplay
 from replay_core.record import make_record
 from replay_core.seeds import stable_seed
-from replay_core.steered import split_arguments
 
 
 class Build:

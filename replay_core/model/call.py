@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
 from replay_core.errors import UsageError
-from replay_core.model.anatomy import Anatomy, Inputs, VisualFeatures, without_pixels
-from replay_core.model.hooks import Reached, Where, capture
+from replay_core.model.anatomy import Anatomy
+from replay_core.model.hooks import Reached, Where, capture, entering
+from replay_core.model.vision import Inputs, VisualFeatures, without_pixels
 
 # What transformers calls the keys and values that a decoder is given: since 5.24, and before.
 CACHES = ("cache", "past_key_values")
@@ -117,19 +118,15 @@ def decoder_call(anatomy: Anatomy, inputs: Inputs, features: VisualFeatures | No
     """
     caught: dict[str, Any] = {}
 
-    def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        caught.update(kwargs)
+    def catch(arguments: dict[str, Any]) -> None:
+        caught.update(arguments)
         raise Reached
 
     text = without_pixels(anatomy.model, inputs)
     if features is not None:
         text["mm_encoder_outputs"] = features.with_features(features.flat)  # type: ignore[assignment]
-    handle = anatomy.decoder.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        with torch.no_grad(), contextlib.suppress(Reached):
-            anatomy.model(**text, use_cache=False)
-    finally:
-        handle.remove()
+    with torch.no_grad(), contextlib.suppress(Reached), entering(anatomy.decoder, catch):
+        anatomy.model(**text, use_cache=False)
     embeds = caught.pop("inputs_embeds")
     for name in ("input_ids", "use_cache", *CACHES):
         caught.pop(name, None)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from replay_core.model.anatomy import Inputs
+from replay_core.model.vision import Inputs
 
 
 def attention_mask_of(inputs: Inputs) -> Tensor:

@@ -1,9 +1,10 @@
-"""Loading one checkpoint, or refusing one whose weights are not those of its config."""
+"""Load a pair, or one checkpoint, or refuse one whose weights are not those of its config."""
 
 import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,79 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
 from replay_core.errors import UsageError
+from replay_core.pair.identity import checkpoint_revision
 from replay_core.pair.lora import adapted_base, add_adapter
+from replay_core.pair.pair import Pair, adapted_pair, check_configs, make_pair
 from replay_core.pair.quantisation import Quantization, quantized
 from replay_core.pair.weight_files import UNREADABLE, damage_of
+
+
+def load_pair(
+    policy: str | Path,
+    base: str | Path | None = None,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device_map: Any = None,
+    attn_implementation: str | None = None,
+    base_layers: int | None = None,
+    base_device_map: Any = None,
+    base_quantization: Quantization | None = None,
+    name: str = "",
+) -> Pair:
+    """Load a pair from two checkpoints, each once, or from a LoRA adapter and its base.
+
+    ``policy`` may be a folder, or hub id, that peft saved a LoRA adapter to, and ``base`` may be
+    left out: then one model is loaded, whose adapter is off where the base is asked, and the base
+    by itself only where the adapter changed weights of the base (see :func:`add_adapter`).
+    ``base_layers`` drops the base's decoder layers from that one on: replay never runs them, and
+    they take memory. A base loaded so cannot answer by itself. ``base_device_map`` puts the base
+    elsewhere, ``base_quantization`` loads its decoder in 8 or 4 bits.
+
+    Raises:
+        UsageError: a checkpoint is missing, the two are not a pair, or a LoRA pair is asked for a
+            base of its own.
+    """
+    trained_on = adapted_base(policy)
+    how = {"dtype": dtype, "device_map": device_map, "attn_implementation": attn_implementation}
+    if trained_on is not None:
+        if base_device_map is not None or base_quantization is not None:
+            raise UsageError(
+                f"{policy} is a LoRA adapter, which shares its weights with its base: the base can "
+                "have no device or quantisation of its own"
+            )
+        return _load_adapted(policy, base or trained_on, how, base_layers, name)
+    if base is None:
+        raise UsageError(f"{policy} is no LoRA adapter, so a base must be named")
+    check_configs(load_config(policy), load_config(base), str(policy), str(base))
+    ours = load_model(policy, **how)
+    elsewhere = {} if base_device_map is None else {"device_map": base_device_map}
+    theirs = load_model(base, **{**how, **elsewhere}, quantization=base_quantization)
+    pair = _trimmed(make_pair(ours, theirs, name=name), base_layers)
+    return replace(
+        pair,
+        policy_revision=checkpoint_revision(policy),
+        base_revision=checkpoint_revision(base),
+    )
+
+
+def _load_adapted(
+    policy: str | Path, base: str | Path, how: dict[str, Any], base_layers: int | None, name: str
+) -> Pair:
+    """Load a LoRA adapter onto its base, and the base again where the adapter changed it."""
+    model = load_model(base, **how)
+    name = name or Path(policy).name
+    if add_adapter(model, policy):
+        pair = adapted_pair(model, name)
+    else:
+        pair = _trimmed(make_pair(model, load_model(base, **how), name=name), base_layers)
+    return replace(pair, policy_revision=checkpoint_revision(policy, onto=base))
+
+
+def _trimmed(pair: Pair, base_layers: int | None) -> Pair:
+    """Return the pair, of whose base the decoder layers from ``base_layers`` on are gone."""
+    if base_layers is not None:
+        del pair.base.layers[base_layers:]
+    return pair
 
 
 def load_config(checkpoint: str | Path) -> PretrainedConfig:

@@ -14,7 +14,7 @@ from transformers.utils.import_utils import is_peft_available
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
 
 from replay_core.errors import UsageError
-from replay_core.model.anatomy import plain_ids
+from replay_core.model.doors import plain_ids
 from replay_core.pair.weight_files import UNREADABLE, damage_of, holds_weights
 
 # What some trainers save beside an adapter, and peft does not read.

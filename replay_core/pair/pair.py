@@ -2,25 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from replay_core.errors import UsageError
-from replay_core.model.anatomy import Anatomy, anatomy_of, check_doors
-from replay_core.pair.identity import checkpoint_revision, revision_of
-from replay_core.pair.loading import load_config, load_model
-from replay_core.pair.lora import (
-    adapted_base,
-    adapter_layers,
-    add_adapter,
-    check_switchable,
-    without_adapter,
-)
-from replay_core.pair.quantisation import Quantization
+from replay_core.model.anatomy import Anatomy, anatomy_of
+from replay_core.model.doors import check_doors
+from replay_core.pair.identity import revision_of
+from replay_core.pair.lora import adapter_layers, check_switchable, without_adapter
 
 
 @dataclass(frozen=True)
@@ -60,7 +51,7 @@ def make_pair(
     """
     if base is None:
         check_switchable(policy)
-        return _adapted_pair(policy, name)
+        return adapted_pair(policy, name)
     check_configs(policy.config, base.config, _named(policy), _named(base))
     ours, theirs = anatomy_of(policy), anatomy_of(base)
     for anatomy in {id(part.model): part for part in (ours, theirs)}.values():
@@ -75,7 +66,12 @@ def make_pair(
     )
 
 
-def _adapted_pair(model: PreTrainedModel, name: str) -> Pair:
+def adapted_pair(model: PreTrainedModel, name: str) -> Pair:
+    """Return the pair of a model that carries a LoRA adapter, and the same with the adapter off.
+
+    Raises:
+        UsageError: it carries no adapter, or has no doors that replay can use.
+    """
     if not adapter_layers(model):
         raise UsageError(
             f"{_named(model)} carries no LoRA adapter, so it needs a base (allowed: a second "
@@ -122,74 +118,6 @@ def check_configs(
                 f"policy {policy_name} and base {base_name} are not a pair: their {label} differs "
                 f"({mine} and {other}; it must be equal)"
             )
-
-
-def load_pair(
-    policy: str | Path,
-    base: str | Path | None = None,
-    *,
-    dtype: torch.dtype | str = "auto",
-    device_map: Any = None,
-    attn_implementation: str | None = None,
-    base_layers: int | None = None,
-    base_device_map: Any = None,
-    base_quantization: Quantization | None = None,
-    name: str = "",
-) -> Pair:
-    """Load a pair from two checkpoints, each once, or from a LoRA adapter and its base.
-
-    ``policy`` may be a folder, or hub id, that peft saved a LoRA adapter to, and ``base`` may be
-    left out: then one model is loaded, whose adapter is off where the base is asked, and the base
-    by itself only where the adapter changed weights of the base (see :func:`add_adapter`).
-    ``base_layers`` drops the base's decoder layers from that one on: replay never runs them, and
-    they take memory. A base loaded so cannot answer by itself. ``base_device_map`` puts the base
-    elsewhere, ``base_quantization`` loads its decoder in 8 or 4 bits.
-
-    Raises:
-        UsageError: a checkpoint is missing, the two are not a pair, or a LoRA pair is asked for a
-            base of its own.
-    """
-    trained_on = adapted_base(policy)
-    how = {"dtype": dtype, "device_map": device_map, "attn_implementation": attn_implementation}
-    if trained_on is not None:
-        if base_device_map is not None or base_quantization is not None:
-            raise UsageError(
-                f"{policy} is a LoRA adapter, which shares its weights with its base: the base can "
-                "have no device or quantisation of its own"
-            )
-        return _load_adapted(policy, base or trained_on, how, base_layers, name)
-    if base is None:
-        raise UsageError(f"{policy} is no LoRA adapter, so a base must be named")
-    check_configs(load_config(policy), load_config(base), str(policy), str(base))
-    ours = load_model(policy, **how)
-    elsewhere = {} if base_device_map is None else {"device_map": base_device_map}
-    theirs = load_model(base, **{**how, **elsewhere}, quantization=base_quantization)
-    pair = _trimmed(make_pair(ours, theirs, name=name), base_layers)
-    return replace(
-        pair,
-        policy_revision=checkpoint_revision(policy),
-        base_revision=checkpoint_revision(base),
-    )
-
-
-def _load_adapted(
-    policy: str | Path, base: str | Path, how: dict[str, Any], base_layers: int | None, name: str
-) -> Pair:
-    """Load a LoRA adapter onto its base, and the base again where the adapter changed it."""
-    model = load_model(base, **how)
-    name = name or Path(policy).name
-    if add_adapter(model, policy):
-        pair = _adapted_pair(model, name)
-    else:
-        pair = _trimmed(make_pair(model, load_model(base, **how), name=name), base_layers)
-    return replace(pair, policy_revision=checkpoint_revision(policy, onto=base))
-
-
-def _trimmed(pair: Pair, base_layers: int | None) -> Pair:
-    """Return the pair, of whose base the decoder layers from ``base_layers`` on are gone."""
-    if base_layers is not None:
-        del pair.base.layers[base_layers:]
-    return pair
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from replay_core.config import ReplayConfig
-from replay_core.model.anatomy import MODALITIES, PIXELS
+from replay_core.model.vision import MODALITIES, PIXELS
 from replay_core.pair.pair import Pair
 
 

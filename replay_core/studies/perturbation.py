@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from replay_core.config import ReplayConfig
 from replay_core.errors import UsageError
-from replay_core.model.anatomy import PIXELS, Inputs
+from replay_core.model.vision import PIXELS, Inputs
 from replay_core.reading import read
 from replay_core.result import ReplayResult
 from replay_core.seeds import stable_seed

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from replay_core.config import ReplayConfig
 from replay_core.errors import UsageError
-from replay_core.model.anatomy import PIXELS, Inputs
+from replay_core.model.vision import PIXELS, Inputs
 from replay_core.pair.pair import Pair
 from replay_core.result import ReplayResult
 from replay_core.studies.arms import Arm

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from replay_core import Pair, ReplayConfig, ReplayResult, ReplayTargets, Steered
+from replay_core.candidates import Candidates
+from replay_core.model.vision import VisualFeatures
+from replay_core.problem import ReplayProblem
+from replay_core.targets import LayerTarget
 from tests.support import oracle, tiny
 
 
@@ -187,3 +191,29 @@ def state_of(*models: PreTrainedModel) -> list[Any]:
         for name, parameter in model.named_parameters():
             state.append((name, parameter.requires_grad, parameter.grad is None, parameter.dtype))
     return state
+
+
+@dataclass(frozen=True)
+class Toy(ReplayProblem):
+    """Samples of one token, their losses start + slope * sum(x) + curve / 2 * |x|^2."""
+
+    curve: Tensor
+    slope: Tensor
+    start: Tensor
+
+    def losses(self, delta: Tensor) -> Tensor:
+        x = delta.double()
+        return (self.start + self.slope * x.sum(1) + self.curve / 2 * x.square().sum(1)).to(
+            delta.dtype
+        )
+
+
+def toy(config: ReplayConfig, *, curve: Any, slope: Any, start: Any, tokens: int = 1) -> Toy:
+    samples = len(curve)
+    each = torch.arange(samples)
+    features = VisualFeatures({}, {}, torch.ones(samples, 2), torch.ones(samples, 1).bool())
+    target = LayerTarget(each, torch.zeros(samples, 1), None)
+    targets = ReplayTargets({0: target}, {0: torch.ones(samples)}, "", "")
+    candidates = Candidates(each, each, each, torch.full((samples,), tokens))
+    values = [torch.tensor(v, dtype=torch.float64) for v in (curve, slope, start)]
+    return Toy(None, candidates, features, targets, config, *values)

@@ -9,17 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from replay_core import ReplayConfig, ReplayTargets, Steered, make_pair
+from replay_core import ReplayConfig, Steered, make_pair
 from replay_core.answer import records_of
-from replay_core.descent import ROUNDING_FLOOR, ReplayProblem, descend, describe
+from replay_core.descent import descend, describe
 from replay_core.errors import ReplayError
-from replay_core.model.anatomy import VisualFeatures
 from replay_core.model.call import DecoderCall
 from replay_core.outcome import SampleReplay
+from replay_core.problem import ROUNDING_FLOOR
 from replay_core.selection import low_mask
-from replay_core.targets import Candidates, LayerTarget
+from replay_core.targets import LayerTarget
 from tests.replay_core.helpers import (
     Loaded,
+    Toy,
     gap,
     greedy,
     hooked,
@@ -31,6 +32,7 @@ from tests.replay_core.helpers import (
     run,
     stable,
     told,
+    toy,
 )
 from tests.support import oracle, tiny
 
@@ -477,32 +479,6 @@ def test_without_replay_the_outcome_is_off(one: Loaded, method: Any) -> None:
 
 
 # --- closed forms -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Toy(ReplayProblem):
-    """Samples of one token, their losses start + slope * sum(x) + curve / 2 * |x|^2."""
-
-    curve: Tensor
-    slope: Tensor
-    start: Tensor
-
-    def losses(self, delta: Tensor) -> Tensor:
-        x = delta.double()
-        return (self.start + self.slope * x.sum(1) + self.curve / 2 * x.square().sum(1)).to(
-            delta.dtype
-        )
-
-
-def toy(config: ReplayConfig, *, curve: Any, slope: Any, start: Any, tokens: int = 1) -> Toy:
-    samples = len(curve)
-    each = torch.arange(samples)
-    features = VisualFeatures({}, {}, torch.ones(samples, 2), torch.ones(samples, 1).bool())
-    target = LayerTarget(each, torch.zeros(samples, 1), None)
-    targets = ReplayTargets({0: target}, {0: torch.ones(samples)}, "", "")
-    candidates = Candidates(each, each, each, torch.full((samples,), tokens))
-    values = [torch.tensor(v, dtype=torch.float64) for v in (curve, slope, start)]
-    return Toy(None, candidates, features, each, each, targets, config, *values)
 
 
 def test_descent_is_plain_gradient_descent() -> None:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from replay_core import Steered, UsageError, make_pair
-from replay_core.model.anatomy import PIXELS, check_doors, visual_features, without_pixels
 from replay_core.model.call import decoder_call
+from replay_core.model.doors import check_doors
+from replay_core.model.vision import PIXELS, visual_features, without_pixels
 from tests.replay_core.helpers import (
     Loaded,
     gap,

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from replay_core import ReplayConfig, ReplayTargets, Steered, make_pair
-from replay_core.descent import ReplayProblem
-from replay_core.model.anatomy import VisualFeatures
-from replay_core.targets import Candidates, LayerTarget
+from replay_core.candidates import Candidates
+from replay_core.model.vision import VisualFeatures
+from replay_core.problem import ReplayProblem
+from replay_core.targets import LayerTarget
 from tests.replay_core.helpers import Loaded, gap, judge, masks_of, outcomes, owner_of, run, stable
 from tests.support import tiny
 
@@ -116,7 +117,7 @@ def test_layers_are_summed_and_divided_by_n_in_float32(dtype: torch.dtype, n: in
     call: Any = type("Call", (), {"embeds": torch.zeros(1, 1, 4, dtype=dtype), "start": 0})()
     candidates = Candidates(one, one, one, torch.tensor([n]))
     config = stable("reference")
-    problem = Layers(call, candidates, features, one, one, targets, config, given)
+    problem = Layers(call, candidates, features, targets, config, given)
     assert problem.dtype == dtype
     (loss,) = problem.losses(torch.zeros(1, 4, dtype=dtype)).tolist()
     held = torch.tensor(list(given.values()), dtype=dtype).double()  # a layer's mean has the dtype

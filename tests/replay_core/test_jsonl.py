@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from replay_adapters.lmms_eval.results import read_run
-from replay_adapters.studies.answered import read_samples
+from replay_adapters.runs.samples import read_samples
 from replay_core import UsageError
 from replay_core.jsonl import Appending, read_lines
 

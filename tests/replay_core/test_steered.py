@@ -10,7 +10,6 @@ from torch import Tensor
 from replay_core import Pair, ReplayResult, Steered, UsageError, load_pair, make_pair
 from replay_core.digest import token_digest
 from replay_core.seeds import stable_seed
-from replay_core.steered import split_arguments
 from tests.replay_core.helpers import (
     Loaded,
     counted,
@@ -435,24 +434,6 @@ def test_a_trimmed_base_is_enough(loaded: Loaded) -> None:
 
 
 # --- arguments ----------------------------------------------------------------------
-
-
-def test_arguments_are_split_by_what_the_forward_takes(one: Loaded) -> None:
-    options = {"max_new_tokens": 3, "use_cache": True, "my_tensor": torch.ones(1)}
-    batch = dict(one.batch("one_image"))
-    inputs, generation = split_arguments(one.pair.policy, {**batch, **options})
-    assert inputs.keys() == batch.keys()
-    assert generation.keys() == options.keys()
-
-
-def test_seconds_that_came_as_a_list_are_an_input_too(one: Loaded) -> None:
-    batch = dict(one.batch("clip"))
-    seconds = batch["second_per_grid_ts"]
-    inputs, generation = split_arguments(
-        one.pair.policy, {**batch, "second_per_grid_ts": seconds.tolist(), "eos_token_id": [1, 2]}
-    )
-    assert torch.equal(inputs["second_per_grid_ts"], seconds)
-    assert generation == {"eos_token_id": [1, 2]}
 
 
 def test_a_base_with_too_few_layers_is_refused_at_once(one: Loaded) -> None:

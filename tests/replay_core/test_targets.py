@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch.distributions import Categorical
 
 from replay_core import ReplayTargets, Steered, UsageError, make_pair
-from replay_core.targets import arithmetic, prompt_of, settings_of
+from replay_core.lens import arithmetic
+from replay_core.targets import prompt_of, settings_of
 from tests.replay_core.helpers import Loaded, masks_of, owner_of, stable
 from tests.support import oracle
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from replay_core import UsageError
-from replay_core.model.anatomy import visual_features
 from replay_core.model.call import DecoderCall, decoder_call
+from replay_core.model.vision import visual_features
 from tests.replay_core.helpers import Loaded, counted, hooked, state_of
 from tests.support import oracle
 

@@ -1,4 +1,4 @@
-"""Hooks that live only inside the block."""
+"""Hooks that read and edit, and live only inside the block."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from replay_core.model.hooks import Reached, capture
+from replay_core.model.hooks import Reached, capture, entering, hooked
 
 
 class Layer(nn.Module):
@@ -102,3 +102,41 @@ def test_a_layer_that_is_not_there_leaves_no_hook() -> None:
 def test_reached_never_leaves() -> None:
     with capture(layers(), [0], where="after"):
         raise Reached
+
+
+@pytest.mark.parametrize("form", ["tensor", "tuple"])
+@pytest.mark.parametrize("keyword", [False, True])
+@pytest.mark.parametrize("where", ["after", "before"])
+def test_what_is_returned_takes_the_place(form: str, keyword: bool, where: Any) -> None:
+    stack = layers(form)
+    seen: list[tuple[int, float]] = []
+
+    def raised(layer: int, hidden: Tensor) -> Tensor | None:
+        seen.append((layer, hidden.item()))
+        return None if layer == 0 else hidden + 3
+
+    with hooked(stack, [0, 1, 3], raised, where=where):
+        assert run(stack, keyword).item() == 10 + 2 * 3
+    inputs, outputs = [(0, 0), (1, 1), (3, 9)], [(0, 1), (1, 3), (3, 13)]
+    assert seen == (outputs if where == "after" else inputs)
+    assert hooks(stack) == 0
+    assert run(stack, keyword).item() == 10
+
+
+def test_an_edit_keeps_what_else_a_layer_returns() -> None:
+    layer = layers("tuple")[:1]
+    with hooked(layer, [0], lambda _, hidden: hidden * 2, where="after"):
+        hidden, beside = layer[0](torch.zeros(1, 1, 1))
+    assert (hidden.item(), beside) == (2, "attention")
+
+
+def test_entering_shows_the_keyword_arguments_inside_the_block_only() -> None:
+    layer = layers()[0]
+    seen: list[dict[str, Any]] = []
+    with entering(layer, seen.append):
+        layer(hidden_states=torch.ones(1))
+    layer(hidden_states=torch.zeros(1))
+    assert [arguments["hidden_states"].item() for arguments in seen] == [1]
+    with pytest.raises(ZeroDivisionError), entering(layer, lambda arguments: 1 / 0):
+        layer(hidden_states=torch.ones(1))
+    assert not layer._forward_pre_hooks

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from replay_core import Steered, UsageError, load_pair, make_pair
-from replay_core.model.anatomy import visual_features
+from replay_core.model.vision import visual_features
 from replay_core.pair.identity import checkpoint_revision
 from replay_core.pair.loading import load_model
 from replay_core.pair.lora import adapted_base, add_adapter

@@ -1,0 +1,101 @@
+"""The replay loss of a batch, as a function of x.
+
+    L(x) = (1/N) Σ_l mean_{i in M_l} KL(p_base[l,i] ‖ p_policy[l,i])
+
+x is added to the visual features at the language model's input; both models stay frozen.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from replay_core.candidates import Candidates
+from replay_core.config import ReplayConfig
+from replay_core.divergence import kl, masked_mean
+from replay_core.lens import Lens, arithmetic
+from replay_core.model.call import DecoderCall
+from replay_core.model.vision import VisualFeatures
+from replay_core.targets import LayerTarget, ReplayTargets
+
+# Below this many nats per layer a KL computed in float32 is rounding: log-probabilities of
+# magnitude 20 carry an error of about 16 eps each, and both sides have one.
+ROUNDING_FLOOR = 32 * torch.finfo(torch.float32).eps
+
+
+@dataclass(frozen=True)
+class ReplayProblem:
+    """The replay loss of one batch as a function of x, of shape (visual tokens, hidden).
+
+    ``call`` is the policy's decoder call on the columns that hold the candidates, ``features`` are
+    what x is added to.
+    """
+
+    call: DecoderCall
+    candidates: Candidates
+    features: VisualFeatures
+    targets: ReplayTargets
+    config: ReplayConfig
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of x and of all that is computed from the activations."""
+        return arithmetic(self.config, self.features.flat.dtype)
+
+    @property
+    def owner(self) -> Tensor:
+        """The sample (visual tokens,) that each row of x belongs to."""
+        return self._place[0]
+
+    @cached_property
+    def _place(self) -> tuple[Tensor, Tensor]:
+        """Row and column (visual tokens,) in the padded prompts of each row of x."""
+        row, column = torch.nonzero(self.features.positions, as_tuple=True)
+        return row, column
+
+    @property
+    def floor(self) -> Tensor:
+        """The loss (samples,) below which a sample's divergence is only rounding."""
+        layers = len(self.targets.layers)
+        return ROUNDING_FLOOR * layers / self.candidates.visual.clamp(min=1)
+
+    def changed(self, delta: Tensor) -> Tensor:
+        """Return, per sample, the fraction of feature elements that ``delta`` really changes."""
+        per_token = (self.features.moved(delta) != self.features.flat).float().mean(-1)
+        return masked_mean(per_token, self.owner, self.candidates.samples)
+
+    def losses(self, delta: Tensor) -> Tensor:
+        """Return each sample's loss (samples,) in nats, differentiable in ``delta``.
+
+        Each layer's mean has the dtype of x; they are summed over layers and divided by N in
+        float32 at least, as the release does, whose sum begins with a float32 zero.
+        """
+        wide = torch.promote_types(self.dtype, torch.float32)
+        total = torch.zeros(self.candidates.samples, dtype=wide, device=delta.device)
+        if not self.targets.layers:
+            return total
+        embeds = self.call.embeds
+        row, column = self._place
+        where = row.to(embeds.device), (column - self.call.start).to(embeds.device)
+        embeds = embeds.index_put(where, self.features.moved(delta).to(embeds))
+        states = self._policy_states(embeds)
+        for layer, target in self.targets.layers.items():
+            hidden = states[layer][target.index]
+            # Recomputed in the backward pass: the gathered head rows would fill the memory.
+            total = total + checkpoint(self._layer_loss, hidden, target, use_reentrant=False)
+        return total / self.candidates.visual.clamp(min=1)
+
+    def _policy_states(self, embeds: Tensor) -> dict[int, Tensor]:
+        """Return layer → (candidates, hidden) that is matched to the base after that layer."""
+        layers, where = list(self.targets.layers), self.config.side
+        states = self.call.activations(layers, where=where, embeds=embeds)
+        return {layer: self.candidates.of(state, self.call) for layer, state in states.items()}
+
+    def _layer_loss(self, hidden: Tensor, target: LayerTarget) -> Tensor:
+        """Return, per sample, the mean KL over one layer's selected positions."""
+        lens = Lens(self.call.anatomy, self.dtype)
+        divergences = kl(target.log_probs, lens.log_probs(hidden, target.ids))
+        owner = self.candidates.row[target.index]
+        return masked_mean(divergences, owner, self.candidates.samples)
