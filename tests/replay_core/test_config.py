@@ -22,6 +22,7 @@ OTHER_VALUES: dict[str, Any] = {
     "step_size": 40.0,
     "steps": 0,
     "keep": "best",
+    "x": "random",
     "seed": 1,
     "strict": True,
 }
@@ -70,6 +71,7 @@ def test_the_docstring_names_what_is_published_and_what_is_not() -> None:
         ("thresholds", "fixed", "dynamic, release, or a positive number of nats for each layer"),
         ("thresholds", {0: -1.0}, "dynamic, release, or a positive number of nats for each layer"),
         ("step_scaling", "size", "published or tokens"),
+        ("x", "noise", "optimised or random"),
         ("boundary", "exact", "aligned or reference"),
         ("method", "reply", "replay, inject, none or base"),
         ("positions", "text", "visual or input"),
