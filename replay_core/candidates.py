@@ -39,11 +39,6 @@ class Candidates:
         where = self.row.to(hidden.device), (self.column - call.start).to(hidden.device)
         return hidden[where].to(self.row.device)
 
-    def to(self, device: torch.device) -> "Candidates":
-        """Return the same candidates on another device."""
-        tensors = (self.row, self.column, self.group, self.visual)
-        return Candidates(*(tensor.to(device) for tensor in tensors))
-
     def shares(self, chosen: Mapping[int, Tensor]) -> list[tuple[tuple[int, float], ...]]:
         """Return, per sample, (layer, share of its candidates that are chosen) for every layer.
 
@@ -122,10 +117,6 @@ class Window:
             visual,
             Candidates(row, column, group, visual.sum(1)),
         )
-
-    def cut(self, call: DecoderCall, layers: int) -> DecoderCall:
-        """Return the call for these columns only, of which ``layers`` layers will run."""
-        return call.window(self.start, self.stop, layers)
 
 
 def _images(row: Tensor, column: Tensor) -> Tensor:

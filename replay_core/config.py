@@ -174,12 +174,14 @@ class ReplayConfig(BaseModel):
             )
         without = [layer for layer in chosen if fixed is not None and layer not in fixed]
         if without and fixed is not None:
+            name = self.thresholds if isinstance(self.thresholds, str) else "the given ones"
             raise UsageError(
                 f"layers={shown(self.layers)} includes {shown(tuple(without))}, for which "
-                f"thresholds={self._thresholds_name} has no entropy (allowed: layers "
+                f"thresholds={name} has no entropy (allowed: layers "
                 f"{shown(tuple(sorted(fixed)))})"
             )
-        if self._one_apart and n_layers - 1 in chosen:
+        one_apart = self.boundary == "reference" and self.method != "inject"
+        if one_apart and n_layers - 1 in chosen:
             raise UsageError(
                 f"layers={shown(self.layers)} includes the last of {n_layers} layers, which "
                 "boundary=reference cannot match (allowed: the layers before it, or "
@@ -198,14 +200,6 @@ class ReplayConfig(BaseModel):
     def side(self) -> Literal["after", "before"]:
         """Which side of its layers the policy is matched, or overwritten, on."""
         return "before" if self.boundary == "reference" else "after"
-
-    @property
-    def _thresholds_name(self) -> str:
-        return self.thresholds if isinstance(self.thresholds, str) else "the given ones"
-
-    @property
-    def _one_apart(self) -> bool:
-        return self.boundary == "reference" and self.method != "inject"
 
     def fingerprint(self) -> str:
         """Return 12 hexadecimal digits that change with any setting."""

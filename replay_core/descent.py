@@ -78,7 +78,7 @@ def randomised(problem: ReplayProblem, descent: Descent, seeds: Sequence[int]) -
     """Return the descent with Gaussian noise of the same norm in the place of each token's x.
 
     ``seeds``, one per sample, draw the noise on the CPU. Outcomes stay those of the optimised x, so
-    that the same samples are steered; the loss at the end is that of the noise.
+    that the same samples are steered; where one is, its loss at the end is that of the noise.
     """
     noise = torch.zeros_like(descent.delta)
     for sample, generator in enumerate(generators(seeds, problem.candidates.samples)):
@@ -89,7 +89,8 @@ def randomised(problem: ReplayProblem, descent: Descent, seeds: Sequence[int]) -
         noise[mine] = (unit.to(norms) * norms).to(noise.dtype)
     with torch.no_grad():
         after = problem.losses(noise).float()
-    return replace(descent, delta=noise, loss_after=after)
+    steered = torch.bincount(problem.owner[noise.any(-1)], minlength=len(after)) > 0
+    return replace(descent, delta=noise, loss_after=after.where(steered, descent.loss_after))
 
 
 def _weights(problem: ReplayProblem) -> tuple[Tensor, float]:

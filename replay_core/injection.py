@@ -112,12 +112,6 @@ class CleanPass:
     states: dict[int, Tensor]
     entropies: dict[int, Tensor]
 
-    def to(self, device: torch.device) -> "CleanPass":
-        """Return the same pass on another device."""
-        states = {layer: values.to(device) for layer, values in self.states.items()}
-        entropies = {layer: values.to(device) for layer, values in self.entropies.items()}
-        return CleanPass(states, entropies)
-
 
 @torch.no_grad()
 def clean_pass(
@@ -177,18 +171,18 @@ def _described(
 ) -> tuple[SampleReplay, ...]:
     """Name every sample's outcome; norms are means over the selected activations of all layers."""
     samples = candidates.samples
-    parts: dict[str, list[Tensor]] = {name: [] for name in ("owner", "changed", "size", "shift")}
-    for layer, index in chosen.items():
-        theirs, ours = base.states[layer][index], policy.states[layer][index]
-        parts["owner"].append(candidates.row[index])
-        parts["changed"].append((theirs != ours).float().mean(-1))
-        parts["size"].append(ours.float().norm(dim=-1))
-        parts["shift"].append((theirs.float() - ours.float()).norm(dim=-1))
     fractions, poisoned = candidates.shares(chosen), candidates.poisoned(base.entropies)
-    owner, changed, size, shift = (torch.cat(values) for values in parts.values())
+    owner = torch.cat([candidates.row[index] for index in chosen.values()])
+    changes = [
+        _changes(base.states[layer][index], policy.states[layer][index])
+        for layer, index in chosen.items()
+    ]
     asked = torch.bincount(candidates.row, minlength=samples).tolist()
     counts = torch.bincount(owner, minlength=samples).tolist()
-    means = [masked_mean(values, owner, samples).tolist() for values in (changed, size, shift)]
+    means = [
+        masked_mean(torch.cat(values), owner, samples).tolist()
+        for values in zip(*changes, strict=True)
+    ]
     described = []
     for sample, (share, feature_norm, delta_norm) in enumerate(zip(*means, strict=True)):
         if not asked[sample]:
@@ -199,12 +193,18 @@ def _described(
             outcome = Outcome.EMPTY_MASK
         else:
             outcome = Outcome.APPLIED if share > 0 else Outcome.NO_DRIFT
-        found = SampleReplay(
-            outcome, int(candidates.visual[sample]), masked_fraction=fractions[sample]
-        )
+        visual = int(candidates.visual[sample])
+        found = SampleReplay(outcome, visual, masked_fraction=fractions[sample])
         if outcome is Outcome.APPLIED:
             found = replace(
                 found, changed_fraction=share, feature_norm=feature_norm, delta_norm=delta_norm
             )
         described.append(found)
     return tuple(described)
+
+
+def _changes(base: Tensor, policy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, per activation (m, hidden): its share of other elements, its norm, the step's."""
+    changed = (base != policy).float().mean(-1)
+    base, policy = base.float(), policy.float()
+    return changed, policy.norm(dim=-1), (base - policy).norm(dim=-1)

@@ -29,7 +29,7 @@ class Lens:
     def normed(self, hidden: Tensor) -> Tensor:
         """Return the final norm of ``hidden`` (rows, hidden), computed in ``dtype``."""
         norm = self.anatomy.norm
-        hidden = hidden.to(_device(norm), self.dtype)
+        hidden = hidden.to(next(norm.parameters()).device, self.dtype)
         weights = {name: value.to(self.dtype) for name, value in norm.named_parameters()}
         read: Tensor = torch.func.functional_call(norm, weights, (hidden,))
         return read
@@ -93,7 +93,3 @@ def entropy(logits: Tensor) -> Tensor:
 def arithmetic(config: ReplayConfig, model_dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of lens, softmax, KL and x: float32, or the model's own in `reference`."""
     return model_dtype if config.boundary == "reference" else torch.float32
-
-
-def _device(module: torch.nn.Module) -> torch.device:
-    return next(module.parameters()).device

@@ -12,7 +12,8 @@ from replay_core.divergence import kl
 from replay_core.lens import Lens, entropy
 from replay_core.model.anatomy import Anatomy
 from replay_core.model.call import decoder_call
-from replay_core.model.inputs import moved_to, savable
+from replay_core.model.devices import on_device
+from replay_core.model.inputs import savable
 from replay_core.model.padding import attention_mask_of, left_padded
 from replay_core.model.vision import Inputs, placeholder_masks, visual_features
 from replay_core.pair.pair import Pair, frozen
@@ -50,7 +51,7 @@ def read(pair: Pair, inputs: Inputs, layers: Sequence[int] | None = None) -> lis
         kept = attention_mask_of(inputs).bool()
         ours_after = _states(policy, inputs, layers)
         with pair.as_base():
-            theirs_after = _states(base, moved_to(inputs, base.model.device), layers)
+            theirs_after = _states(base, on_device(inputs, base.model.device), layers)
         by_layer = [
             _compare(pair, theirs_after.pop(layer)[kept.to(base.model.device)], mine[kept])
             for layer, mine in list(ours_after.items())

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from replay_core.digest import token_digest
 from replay_core.errors import UsageError
 from replay_core.lens import Lens, arithmetic
 from replay_core.model.call import DecoderCall
+from replay_core.model.devices import on_device
 from replay_core.seeds import generators
 
 _FORMAT = "activation-replay targets 1"
@@ -50,16 +51,7 @@ class ReplayTargets:
 
     def to(self, device: torch.device) -> "ReplayTargets":
         """Return the same targets on another device."""
-        layers = {
-            layer: LayerTarget(
-                target.index.to(device),
-                target.log_probs.to(device),
-                None if target.ids is None else target.ids.to(device),
-            )
-            for layer, target in self.layers.items()
-        }
-        entropies = {layer: values.to(device) for layer, values in self.entropies.items()}
-        return replace(self, layers=layers, entropies=entropies)
+        return on_device(self, device)
 
     def save(self, path: str | Path) -> None:
         """Write the targets to a safetensors file."""

@@ -46,11 +46,6 @@ def continued(inputs: Inputs, continuation: Tensor) -> dict[str, Tensor]:
     return {**inputs, **longer}
 
 
-def moved_to(inputs: Inputs, device: torch.device) -> dict[str, Tensor]:
-    """Return the inputs on a device."""
-    return {name: value.to(device) for name, value in inputs.items()}
-
-
 def savable(inputs: Inputs) -> dict[str, Tensor]:
     """Return tensors that autograd may save, whatever mode they were made in."""
     return {k: v.clone() if v.is_inference() else v for k, v in inputs.items()}

@@ -98,13 +98,6 @@ class VisualFeatures:
         """Return ``flat + delta``, added in the dtype of ``delta`` and rounded to the model's."""
         return (self.flat.to(delta.dtype) + delta).to(self.flat.dtype)
 
-    def to(self, device: torch.device) -> "VisualFeatures":
-        """Return the same features on another device."""
-        outputs = {modality: _moved(output, device) for modality, output in self.outputs.items()}
-        is_modality = {modality: rows.to(device) for modality, rows in self.is_modality.items()}
-        positions = self.positions.to(device)
-        return VisualFeatures(outputs, is_modality, self.flat.to(device), positions)
-
     def with_features(self, flat: Tensor) -> dict[str, BaseModelOutputWithPooling]:
         """Return fresh encoder outputs that carry ``flat`` (visual tokens, hidden)."""
         fresh = {}
@@ -190,17 +183,6 @@ def without_pixels(model: PreTrainedModel, inputs: Inputs) -> dict[str, Tensor]:
     """Return ``inputs`` as the forward takes them beside precomputed vision outputs."""
     accepted = inspect.signature(model.forward).parameters
     return {key: value for key, value in inputs.items() if key in accepted and key not in PIXELS}
-
-
-def _moved(output: Any, device: torch.device) -> Any:
-    """Return an encoder output, or what stands in one, on another device."""
-    if isinstance(output, Tensor):
-        return output.to(device)
-    if isinstance(output, BaseModelOutputWithPooling):
-        return type(output)(**{key: _moved(value, device) for key, value in output.items()})
-    if isinstance(output, list | tuple):
-        return type(output)(_moved(value, device) for value in output)
-    return output
 
 
 def _flattened(pooled: Tensor | tuple[Tensor, ...] | list[Tensor]) -> Tensor:

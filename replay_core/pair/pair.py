@@ -103,16 +103,14 @@ def check_configs(
     Raises:
         UsageError: with both values of the first fact in which they differ.
     """
-    facts = {"model_type": "architecture"}
-    text_facts = {
-        "hidden_size": "hidden size",
-        "num_hidden_layers": "number of layers",
-        "vocab_size": "vocabulary size",
-    }
     ours, theirs = policy.get_text_config(), base.get_text_config()
-    rows = [(label, getattr(policy, key), getattr(base, key)) for key, label in facts.items()]
-    rows += [(label, getattr(ours, key), getattr(theirs, key)) for key, label in text_facts.items()]
-    for label, mine, other in rows:
+    facts = {
+        "architecture": (policy.model_type, base.model_type),
+        "hidden size": (ours.hidden_size, theirs.hidden_size),
+        "number of layers": (ours.num_hidden_layers, theirs.num_hidden_layers),
+        "vocabulary size": (ours.vocab_size, theirs.vocab_size),
+    }
+    for label, (mine, other) in facts.items():
         if mine != other:
             raise UsageError(
                 f"policy {policy_name} and base {base_name} are not a pair: their {label} differs "

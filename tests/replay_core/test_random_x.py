@@ -78,6 +78,9 @@ def test_the_same_samples_are_steered() -> None:
     assert [outcome.value for outcome in descent.outcomes] == ["applied", "no_drift", "diverged"]
     assert drawn.outcomes == descent.outcomes
     assert drawn.delta.any(-1).tolist() == [True, False, False]
+    # What was not steered keeps the loss for which it was not.
+    assert torch.equal(drawn.loss_after[1:], descent.loss_after[1:])
+    assert drawn.loss_after[2] > drawn.losses[2, 0]
 
 
 def test_the_loss_at_the_end_is_that_of_the_noise() -> None:
