@@ -9,7 +9,7 @@ from torch import Tensor
 from replay_core.config import ReplayConfig
 from replay_core.divergence import masked_mean
 from replay_core.model.anatomy import Anatomy
-from replay_core.model.call import DecoderCall
+from replay_core.model.call import DecoderCall, decoder_call
 from replay_core.model.padding import attention_mask_of
 from replay_core.model.vision import Inputs, VisualFeatures, placeholder_masks
 from replay_core.selection import low_mask, select
@@ -117,6 +117,12 @@ class Window:
             visual,
             Candidates(row, column, group, visual.sum(1)),
         )
+
+    def call(
+        self, anatomy: Anatomy, inputs: Inputs, features: VisualFeatures | None, layers: int
+    ) -> DecoderCall:
+        """Return a model's decoder call on these columns only, of which ``layers`` will run."""
+        return decoder_call(anatomy, inputs, features).window(self.start, self.stop, layers)
 
 
 def _images(row: Tensor, column: Tensor) -> Tensor:

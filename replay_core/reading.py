@@ -10,9 +10,7 @@ from torch import Tensor
 
 from replay_core.divergence import kl
 from replay_core.lens import Lens, entropy
-from replay_core.model.anatomy import Anatomy
 from replay_core.model.call import decoder_call
-from replay_core.model.devices import on_device
 from replay_core.model.inputs import savable
 from replay_core.model.padding import attention_mask_of, left_padded
 from replay_core.model.vision import Inputs, placeholder_masks, visual_features
@@ -49,9 +47,11 @@ def read(pair: Pair, inputs: Inputs, layers: Sequence[int] | None = None) -> lis
     with torch.inference_mode(False), torch.no_grad(), frozen(policy.model, base.model):
         inputs = savable(left_padded(inputs))
         kept = attention_mask_of(inputs).bool()
-        ours_after = _states(policy, inputs, layers)
+        features = visual_features(policy.model, inputs)
+        ours_after = decoder_call(policy, inputs, features).activations(layers, where="after")
         with pair.as_base():
-            theirs_after = _states(base, on_device(inputs, base.model.device), layers)
+            seen = pair.seen_by_base(inputs, features)
+            theirs_after = decoder_call(base, *seen).activations(layers, where="after")
         by_layer = [
             _compare(pair, theirs_after.pop(layer)[kept.to(base.model.device)], mine[kept])
             for layer, mine in list(ours_after.items())
@@ -75,11 +75,6 @@ def read(pair: Pair, inputs: Inputs, layers: Sequence[int] | None = None) -> lis
             )
         )
     return readings
-
-
-def _states(anatomy: Anatomy, inputs: Inputs, layers: Sequence[int]) -> dict[int, Tensor]:
-    call = decoder_call(anatomy, inputs, visual_features(anatomy.model, inputs))
-    return call.activations(layers, where="after")
 
 
 def _compare(pair: Pair, base_hidden: Tensor, policy_hidden: Tensor) -> tuple[Tensor, ...]:

@@ -15,7 +15,6 @@ from replay_core.errors import UsageError
 from replay_core.injection import CleanPass, Injection, clean_pass, injection_of
 from replay_core.meter import Meter
 from replay_core.model.anatomy import Anatomy
-from replay_core.model.call import DecoderCall, decoder_call
 from replay_core.model.devices import on_device
 from replay_core.model.doors import check_backward
 from replay_core.model.inputs import continued, savable, split_arguments
@@ -135,7 +134,7 @@ class Steered:
             targets.check(prompt, self._target_settings)
         # "Before layer l" is behind layer l - 1, so that l itself need not run.
         depth = max(self.layers) + (self.config.side == "after")
-        call = self._call(self.pair.policy, inputs, features, window, depth)
+        call = window.call(self.pair.policy, inputs, features, depth)
         problem = ReplayProblem(call, window.candidates, features, targets, self.config)
         before = meter.lap()
         descent = descend(problem)
@@ -158,7 +157,7 @@ class Steered:
         window = Window.of(inputs, self.pair.policy, self.config, features)
         policy = self._clean_pass(self.pair.policy, inputs, features, window)
         with self.pair.as_base():
-            theirs, seen = self._for_base(inputs, features)
+            theirs, seen = self.pair.seen_by_base(inputs, features)
             base = self._clean_pass(self.pair.base, theirs, seen, window)
         samples, tokens = inputs["input_ids"].shape
         injection, described = injection_of(
@@ -181,33 +180,9 @@ class Steered:
     def _clean_pass(
         self, anatomy: Anatomy, inputs: Inputs, features: VisualFeatures | None, window: Window
     ) -> CleanPass:
-        call = self._call(anatomy, inputs, features, window, max(self.layers) + 1)
+        call = window.call(anatomy, inputs, features, max(self.layers) + 1)
         candidates = on_device(window.candidates, inputs["input_ids"].device)
         return clean_pass(call, candidates, self.layers, self.config)
-
-    @staticmethod
-    def _call(
-        anatomy: Anatomy,
-        inputs: Inputs,
-        features: VisualFeatures | None,
-        window: Window,
-        depth: int,
-    ) -> DecoderCall:
-        """Return a model's decoder call on the window, of which ``depth`` layers will run."""
-        return decoder_call(anatomy, inputs, features).window(window.start, window.stop, depth)
-
-    def _for_base(
-        self, inputs: Inputs, features: VisualFeatures | None
-    ) -> tuple[Inputs, VisualFeatures | None]:
-        """Return prompts and visual features on the base's device.
-
-        Its tower runs unless the policy's ``features`` are given and would be its own.
-        """
-        base = self.pair.base.model
-        theirs = on_device(inputs, base.device)
-        if features is None or not self.pair.shared_vision:
-            return theirs, visual_features(base, theirs)
-        return theirs, on_device(features, base.device)
 
     @property
     def _target_settings(self) -> str:
@@ -248,8 +223,8 @@ class Steered:
     ) -> ReplayTargets:
         """Return the base's targets, on the base's device."""
         with self.pair.as_base():
-            theirs, seen = self._for_base(inputs, features)
-            call = self._call(self.pair.base, theirs, seen, window, max(self.layers) + 1)
+            theirs, seen = self.pair.seen_by_base(inputs, features)
+            call = window.call(self.pair.base, theirs, seen, max(self.layers) + 1)
             return base_targets(
                 call,
                 on_device(window.candidates, theirs["input_ids"].device),

@@ -9,7 +9,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from replay_core.errors import UsageError
 from replay_core.model.anatomy import Anatomy, anatomy_of
+from replay_core.model.devices import on_device
 from replay_core.model.doors import check_doors
+from replay_core.model.vision import Inputs, VisualFeatures, visual_features
 from replay_core.pair.identity import revision_of
 from replay_core.pair.lora import adapter_layers, check_switchable, without_adapter
 
@@ -35,6 +37,20 @@ class Pair:
         """Let the base's model be the base inside the block: its adapter, if any, is off."""
         with without_adapter(self.base.model) if self.adapted else nullcontext():
             yield
+
+    def seen_by_base(
+        self, inputs: Inputs, features: VisualFeatures | None
+    ) -> tuple[Inputs, VisualFeatures | None]:
+        """Return prompts and visual features as the base sees them, on its device.
+
+        Its tower runs unless the policy's ``features`` are given and would be its own. To be asked
+        inside :meth:`as_base`.
+        """
+        base = self.base.model
+        theirs = on_device(inputs, base.device)
+        if features is None or not self.shared_vision:
+            return theirs, visual_features(base, theirs)
+        return theirs, on_device(features, base.device)
 
 
 def make_pair(

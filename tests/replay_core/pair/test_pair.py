@@ -9,9 +9,10 @@ import torch
 from transformers import PreTrainedModel
 
 from replay_core import UsageError, load_pair, make_pair
+from replay_core.model.vision import visual_features
 from replay_core.pair.identity import folder_digest
 from replay_core.pair.pair import check_configs, frozen
-from tests.replay_core.helpers import Loaded, doubled_logits, state_of
+from tests.replay_core.helpers import Loaded, counted, doubled_logits, state_of
 from tests.support import tiny
 
 
@@ -103,6 +104,20 @@ def test_vision_is_shared_where_every_weight_of_the_tower_is_equal(loaded: Loade
 
 def test_a_self_pair_shares_its_vision(one: Loaded) -> None:
     assert make_pair(one.policy, one.policy).shared_vision
+
+
+def test_the_base_runs_its_own_tower_unless_it_is_the_policys(one: Loaded) -> None:
+    inputs = one.batch("one_image")
+    seen = visual_features(one.policy, inputs)
+    for base, runs in ((one.base, 1), (with_vision_of(one.base, one.policy), 0)):
+        with counted(tower=base.model.visual) as calls:
+            theirs, features = make_pair(one.policy, base).seen_by_base(inputs, seen)
+        assert len(calls["tower"]) == runs
+        assert features is not None
+        assert torch.equal(features.flat, visual_features(base, inputs).flat)
+        assert torch.equal(features.flat, seen.flat) == (not runs)
+        assert theirs.keys() == inputs.keys()
+    assert one.pair.seen_by_base(one.singles("mixed")[1], None)[1] is None
 
 
 def test_base_layers_trims_the_base_only(one: Loaded) -> None:
