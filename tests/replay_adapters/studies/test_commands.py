@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from replay_adapters.cli import app
 from replay_adapters.runs.samples import read_samples
 from replay_adapters.studies import commands
-from replay_adapters.studies.chosen import best_of
 from replay_core import UsageError
+from tests.configs.scripts import load
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,8 @@ def test_grid(folder):
     )
     doubled = content["findings"]["thresholds"]["0.4"]
     assert doubled == pytest.approx({layer: 2 * nats for layer, nats in found.items()})
-    best = best_of({"cells": cells, "own_step_size": 300.0, "own_threshold": 0.4})
+    grid = {"cells": cells, "own_step_size": 300.0, "own_threshold": 0.4}
+    best = load(("chosen",)).chosen.best_of(grid)
     assert cells[best]["difference"] == max(cells[c]["difference"] for c in cells if c[0] == "γ")
 
 
