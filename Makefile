@@ -36,7 +36,7 @@ tested: newest
 # Every study on the embedded pairs, configs/pairs/demo/RESULTS.md and its figures.
 # RESULTS="--n 200" takes fewer items; a run that was stopped goes on where it was.
 results: $(VENV)/.installed
-	$(BIN)/python -m replay_adapters.studies.results $(RESULTS)
+	$(BIN)/python configs/pairs/demo/results.py $(RESULTS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -1,13 +1,11 @@
 """The embedded pairs: their training layout is the processor's, and they do what they are for."""
 
 import csv
-import importlib.util
 import json
 import re
 import subprocess
 import sys
 from itertools import chain, pairwise
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,29 +13,13 @@ import torch
 from PIL import Image
 
 from replay_adapters.settings.pairs import read_pair
-from replay_adapters.settings.resources import resource
-from replay_core import ReplayConfig, load_pair
-
-FOLDER = resource("configs") / "pairs" / "demo"
-SCRIPTS = ("checkpoint", "packing", "measure", "paths", "recipes", "train", "evaluate")
+from replay_core import ReplayConfig, Steered, load_pair
+from tests.configs.scripts import FOLDER, TRAINING, load
 
 
 @pytest.fixture(scope="module")
 def scripts():
-    """The pair's scripts, loaded from their files; they import each other by name."""
-    taken = {name: sys.modules.get(name) for name in SCRIPTS}
-    loaded: dict[str, ModuleType] = {}
-    try:
-        for name in SCRIPTS:
-            spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-            sys.modules[name] = loaded[name] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(loaded[name])
-    finally:
-        for name, module in taken.items():
-            sys.modules.pop(name, None)
-            if module is not None:
-                sys.modules[name] = module
-    return SimpleNamespace(**loaded)
+    return load(TRAINING)
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +113,36 @@ def test_no_learning_rate_freezes_its_part_of_the_model(scripts, processor):
     assert not any(p.requires_grad for p in model.get_decoder().parameters())
 
 
-def test_random_directions_keep_every_tokens_norm(scripts):
-    result = scripts.measure.ReplayResult(torch.randn(5, 8), None, ())
-    edited = scripts.measure.random_directions(0)(result).delta
-    torch.testing.assert_close(edited.norm(dim=-1), result.delta.norm(dim=-1))
-    assert torch.cosine_similarity(edited, result.delta).abs().max() < 0.99
+def test_random_directions_keep_every_tokens_norm(scripts, processor):
+    """The control that evaluate.py and search.py ask for, on the pair that replay changes most."""
+    file = read_pair("demo_drifted")
+    pair = load_pair(file.policy, file.base, dtype=torch.float32)
+    (inputs,) = scripts.measure.batches(processor, scripts.measure.split_docs("dev")[:4])
+    plain, random = (
+        Steered(pair, ReplayConfig(**{**file.replay, "x": x})).optimise(inputs).delta
+        for x in ("optimised", "random")
+    )
+    torch.testing.assert_close(random.norm(dim=-1), plain.norm(dim=-1))
+    assert torch.cosine_similarity(random, plain, dim=-1).abs().max() < 0.99
+
+
+def test_samples_are_drawn_with_the_settings_own_seed(scripts, processor):
+    """Several answers to each document, one record each; another seed draws others."""
+    file = read_pair("demo")
+    pair = load_pair(file.policy, file.base, dtype=torch.float32)
+    docs = scripts.measure.split_docs("dev")[:8]
+
+    def drawn(seed):
+        config, records = ReplayConfig(method="none", seed=seed), []
+        answers = scripts.measure.respond(pair, processor, docs, config, k=4, records=records)
+        assert [len(row) for row in answers] == [4] * 8
+        assert len(records) == 32
+        return answers
+
+    first = drawn(1)
+    assert first == drawn(1)
+    assert first != drawn(2)
+    assert any(len(set(row)) > 1 for row in first)
 
 
 def test_the_shipped_checkpoints_pass_loose_gates(scripts):

@@ -1,9 +1,11 @@
 """The wheel, installed into an empty environment, runs the demonstration outside the checkout."""
 
 import os
+import re
 import site
 import subprocess
 import sys
+import tarfile
 import venv
 from pathlib import Path
 from zipfile import ZipFile
@@ -34,6 +36,43 @@ def test_the_wheel_carries_tasks_and_configs_inside_the_package_only(wheel):
         f"{data}/configs/pairs/demo/policy/model.safetensors",
     ):
         assert needed in names
+
+
+def tooling(names) -> list[str]:
+    """Return what only makes and measures the embedded pairs."""
+    return [
+        name
+        for name in names
+        if re.search(r"configs/pairs/demo/([^/]*\.py|logs/|results/|RESULTS\.md|search\.csv)", name)
+    ]
+
+
+def test_the_wheel_leaves_out_what_makes_and_measures_the_pairs(wheel):
+    names = ZipFile(wheel).namelist()
+    assert tooling(names) == []
+    data = "replay_adapters/_data"
+    here = {name.removeprefix(f"{data}/") for name in names if name.startswith(f"{data}/")}
+    checkpoints = [*CHECKOUT.glob("configs/pairs/demo/*/*.*")]
+    wanted = [
+        *(path for path in checkpoints if path.parent.name not in ("logs", "results")),
+        *CHECKOUT.glob("configs/*.yaml"),
+        *CHECKOUT.glob("configs/pairs/*.yaml"),
+        *CHECKOUT.glob("configs/vlmevalkit/*.json"),
+        *CHECKOUT.glob("tasks/*/*.*"),
+    ]
+    wanted = {str(path.relative_to(CHECKOUT)) for path in wanted if path.suffix != ".pyc"}
+    assert len(wanted) > 60
+    assert wanted - here == set()
+
+
+def test_the_source_archive_leaves_them_out_too(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory"]
+    subprocess.run([*command, tmp_path], cwd=CHECKOUT, check=True, capture_output=True)
+    (built,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        names = archive.getnames()
+    assert any(name.endswith("configs/pairs/demo/policy/model.safetensors") for name in names)
+    assert tooling(names) == []
 
 
 def test_the_installed_wheel_runs_the_demonstration(wheel, tmp_path):

@@ -20,7 +20,7 @@ import measure
 import numpy as np
 import torch
 from checkpoint import GUESS, task
-from transformers import AutoProcessor, Qwen2_5_VLProcessor, set_seed
+from transformers import AutoProcessor, Qwen2_5_VLProcessor
 
 from replay_adapters.settings.pairs import read_pair
 from replay_core import Pair, ReplayConfig, load_pair
@@ -50,14 +50,12 @@ class Measured:
         self.processor: Qwen2_5_VLProcessor = AutoProcessor.from_pretrained(self.file.policy)
         self._kept: dict[str, np.ndarray] = {}
 
-    def arm(self, name: str, *, random: bool = False, k: int = 1, blank: bool = False, **how):
+    def arm(self, name: str, *, k: int = 1, blank: bool = False, **how):
         """(documents, k) scores under the pair file's replay settings, changed by `how`."""
         if name not in self._kept:
-            config = ReplayConfig(**{**self.file.replay, **how})
-            edit = measure.random_directions(self.seed) if random else None
-            set_seed(self.seed)
+            config = ReplayConfig(**{**self.file.replay, "seed": self.seed, **how})
             responses = measure.respond(
-                self.pair, self.processor, self.docs, config, k=k, blank=blank, edit=edit, name=name
+                self.pair, self.processor, self.docs, config, k=k, blank=blank, name=name
             )
             self._kept[name] = right = measure.scores(responses, self.docs)
             guesses = np.mean([GUESS in row[0] for row in responses])
@@ -149,7 +147,7 @@ def repair_gates(name: str, docs: Sequence[dict], seed: int) -> list[Gate]:
             **{"positions": "visual", "thresholds": "dynamic"},
         ),
         "replay": here.against_policy("replay"),
-        "random x": here.against_policy("random x of the same norms", random=True),
+        "random x": here.against_policy("random x of the same norms", x="random"),
     }
     repairs = {n: a.fixed > a.broken and a.p_value < 1e-3 for n, a in arms.items()}
     helps = arms["random x"].fixed > arms["random x"].broken and arms["random x"].p_value < 0.05

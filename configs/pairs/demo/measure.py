@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -19,11 +18,11 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import BatchFeature, Qwen2_5_VLProcessor
 
-from replay_core import Pair, ReplayConfig, ReplayResult, Steered
+from replay_core import Pair, ReplayConfig, ReplayRecord, Steered
+from replay_core.answer import answer
 from replay_core.studies.stats.paired import PairedComparison, compare
 
 BATCH = 100
-Edit = Callable[[ReplayResult], ReplayResult]
 
 
 def split_docs(split: str) -> list[dict]:
@@ -68,26 +67,24 @@ def respond(
     *,
     k: int = 1,
     blank: bool = False,
-    edit: Edit | None = None,
     name: str = "",
+    records: list[ReplayRecord] | None = None,
 ) -> list[list[str]]:
     """Responses, k per document: greedy when k is 1, else drawn from the whole distribution.
 
-    `edit` may change what replay found before the answer is decoded.
+    The records of the answers are added to `records`, where a list is given.
     """
-    how: dict = {"do_sample": False}
+    how: dict = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False}
     if k > 1:
-        how = {"do_sample": True, "temperature": 1.0, "top_k": 0, "num_return_sequences": k}
+        how |= {"do_sample": True, "temperature": 1.0, "top_k": 0, "num_return_sequences": k}
     steered = Steered(pair, config)
     responses: list[list[str]] = []
     for inputs in batches(processor, docs, blank, name):
-        result = steered.optimise(inputs)
-        out = steered.decode(
-            inputs, edit(result) if edit else result, max_new_tokens=MAX_NEW_TOKENS, **how
-        )
-        new = out[:, inputs["input_ids"].shape[1] :]
-        texts = processor.batch_decode(new, skip_special_tokens=True)
+        answers = answer(steered, inputs, how)
+        texts = processor.batch_decode(answers.new, skip_special_tokens=True)
         responses += [texts[i : i + k] for i in range(0, len(texts), k)]
+        if records is not None:
+            records += answers.records
     return responses
 
 
@@ -100,19 +97,6 @@ def scores(responses: list[list[str]], docs: Sequence[dict]) -> np.ndarray:
 def paired(before: np.ndarray, after: np.ndarray) -> PairedComparison:
     """Two 0/1 outcomes of the same documents."""
     return compare(dict(enumerate(before.tolist())), dict(enumerate(after.tolist())))
-
-
-def random_directions(seed: int) -> Edit:
-    """An edit that turns every token's x into a random direction and keeps its norm."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def edit(result: ReplayResult) -> ReplayResult:
-        assert result.delta is not None
-        noise = torch.randn(result.delta.shape, generator=generator)
-        norms = result.delta.norm(dim=-1, keepdim=True)
-        return replace(result, delta=noise / noise.norm(dim=-1, keepdim=True) * norms)
-
-    return edit
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ import torch
 from checkpoint import task
 from transformers import AutoProcessor
 
-from replay_core import ReplayConfig, load_pair
+from replay_core import ReplayConfig, ReplayRecord, load_pair
 
 HERE = Path(__file__).resolve().parent
 FIELDS = (
@@ -30,20 +30,22 @@ FIELDS = (
 )
 
 
-def arms(args: argparse.Namespace) -> list[tuple[ReplayConfig, bool]]:
-    """The configurations to run, and whether x is replaced by random directions."""
+def arms(args: argparse.Namespace) -> list[ReplayConfig]:
+    """The configurations to run."""
     found = []
     for select, layers in product(args.select, args.layers):
         # The threshold means nothing where every position is selected.
         for threshold in [0.4] if select == "all" else args.threshold:
             shared = {"select": select, "threshold": threshold, "layers": layers}
             if args.inject:
-                found.append((ReplayConfig(method="inject", **shared), False))
+                found.append(ReplayConfig(method="inject", **shared))
             for step_size in args.step_size:
-                config = ReplayConfig(step_size=step_size, steps=args.steps, **shared)
-                found.append((config, False))
+                config = ReplayConfig(
+                    step_size=step_size, steps=args.steps, seed=args.seed, **shared
+                )
+                found.append(config)
                 if args.random:
-                    found.append((config, True))
+                    found.append(config.model_copy(update={"x": "random"}))
     return found
 
 
@@ -107,19 +109,16 @@ def main() -> None:
         table = csv.DictWriter(file, FIELDS)
         if new:
             table.writeheader()
-        for config, random in arms(args):
-            losses: list[float] = []
-
-            def keep(result, losses=losses):
-                losses += [
-                    sample.loss_after / sample.loss_before
-                    for sample in result.samples
-                    if sample.loss_before
-                ]
-                return result
-
-            edit = measure.random_directions(args.seed) if random else keep
-            responses = measure.respond(pair, processor, docs, config, edit=edit, name="arm")
+        for config in arms(args):
+            random = config.x == "random"
+            records: list[ReplayRecord] = []
+            responses = measure.respond(pair, processor, docs, config, name="arm", records=records)
+            # A diverged sample has no loss after, and the control's losses are of noise.
+            losses = [
+                record.loss_after / record.loss_before
+                for record in records
+                if record.loss_before and record.loss_after is not None and not random
+            ]
             outcome = measure.paired(alone["none"], measure.scores(responses, docs)[:, 0])
             row = {
                 "policy": args.policy.name,

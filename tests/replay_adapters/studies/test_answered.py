@@ -14,14 +14,15 @@ from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import NormalIndPower
 
-from replay_adapters.studies import answered, page
-from replay_adapters.studies.chosen import run_chosen
+from replay_adapters.studies import answered
 from replay_core import ReplayConfig, UsageError
 from replay_core.studies.passk import curve
+from tests.configs.scripts import RESULTS, load
 from tests.replay_adapters.studies import planted
 from tests.replay_adapters.studies.bench import Bench, Plans
 from tests.support.tables import by, section, tables
 
+SCRIPTS = load(RESULTS)
 N, SAMPLES, GRID, HELD_OUT, PASS = 120, 5, 90, 6, 70
 CONFIG = ReplayConfig(layers=(0, 2), threshold=0.2, step_size=500, steps=1)
 PLANS = Plans(N + HELD_OUT, SAMPLES, CONFIG)
@@ -35,7 +36,7 @@ def folder(load, tmp_path_factory, drawn, planted_answers):
     grid = answered.run_grid(
         bench, path, GRID, gammas=(0.2, 0.7), alphas=(500, 40), held_out=HELD_OUT
     )
-    run_chosen(bench, path, N, grid)
+    SCRIPTS.chosen.run_chosen(bench, path, N, grid)
     answered.run_controls(bench, path, N)
     answered.run_intervention(bench, path, N)
     answered.run_passk(bench, path, PASS, samples=SAMPLES, temperature=0.9)
@@ -277,7 +278,7 @@ def test_the_page_shows_what_the_answers_say(folder, tmp_path):
     for study in ("chosen", "controls", "intervention", "grid", "passk"):
         found[study] = found_in(folder, study)
     path = planted.write(tmp_path / "demo", found)
-    text = page.write_page(tmp_path / "RESULTS.md", {"demo": path}, []).read_text()
+    text = SCRIPTS.page.write_page(tmp_path / "RESULTS.md", {"demo": path}, []).read_text()
 
     claims = by("claim", tables(text)[0])
     gained = -differences(found["controls"], "base")

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from replay_adapters.cli import app
 from replay_adapters.runs.samples import read_samples
 from replay_adapters.studies import commands
-from replay_adapters.studies.chosen import best_of
 from replay_core import UsageError
+from tests.configs.scripts import load
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,8 @@ def test_grid(folder):
     )
     doubled = content["findings"]["thresholds"]["0.4"]
     assert doubled == pytest.approx({layer: 2 * nats for layer, nats in found.items()})
-    best = best_of({"cells": cells, "own_step_size": 300.0, "own_threshold": 0.4})
+    grid = {"cells": cells, "own_step_size": 300.0, "own_threshold": 0.4}
+    best = load(("chosen",)).chosen.best_of(grid)
     assert cells[best]["difference"] == max(cells[c]["difference"] for c in cells if c[0] == "γ")
 
 
@@ -183,7 +184,10 @@ def test_lmms_evals_samples_are_scored_one_by_one(tmp_path):
         questions = Questions(task, "qwen2_vl_replay")
         documents = questions.documents(2)
         rows = [
-            {"doc_id": d, "resps": [right.format(questions.question(d).target), "?", right.format("no way")]}
+            {
+                "doc_id": d,
+                "resps": [right.format(questions.question(d).target), "?", right.format("no way")],
+            }
             for d in documents
         ]
         path = tmp_path / f"2026_samples_{task}.jsonl"

@@ -1,10 +1,12 @@
-"""Every claim in both directions and at its boundary, through the code that writes the README."""
+"""Every claim in both directions and at its boundary, through the code that writes the page."""
 
 import pytest
 
-from replay_adapters.studies import page
+from tests.configs.scripts import FOLDER, RESULTS, load
 from tests.replay_adapters.studies import planted
-from tests.support.tables import by, tables
+from tests.support.tables import by, section, tables
+
+page = load(RESULTS).page
 
 POLICY = "RLVR made the policy better than its base"
 DRIFT = "low-entropy activations drift more ({} positions)"
@@ -22,13 +24,12 @@ PASS = "replay improves Pass@8"
 
 @pytest.fixture
 def claims_of(tmp_path):
-    """Write the claims of one pair's planted findings into a README; return claim → cell."""
+    """Write the page of one pair's planted findings; return claim → cell."""
 
     def write(found):
-        readme = tmp_path / "README.md"
-        readme.write_text("before\n" + "\n".join(page.CLAIMS) + "\nafter\n")
-        page.write_claims(readme, {"demo": planted.write(tmp_path / "demo", found)})
-        (table,) = tables(readme.read_text())
+        folders = {"demo": planted.write(tmp_path / "demo", found)}
+        text = page.write_page(tmp_path / "RESULTS.md", folders, []).read_text()
+        (table,) = tables(section(text, "The claims, in short"))
         return {claim: row["`demo`"] for claim, row in by("claim", table).items()}
 
     return write
@@ -191,3 +192,15 @@ def test_what_was_not_measured_is_not_claimed(claims_of):
     assert told[DRIFT.format("visual")] == "undefined: no drift at high entropy"
     assert told[WRONG] == "undefined"
     assert told[PASS] == "too few samples"
+
+
+def test_the_committed_page_has_every_claim_under_its_explanation():
+    text = section((FOLDER / "RESULTS.md").read_text("utf-8"), "The claims, in short")
+    assert page.CLAIMS.split("\n\n")[1] in text
+    (table,) = tables(text)
+    assert list(table[0]) == ["claim", "`demo`", "`demo_narrow`", "`demo_drifted`"]
+    assert [row["claim"] for row in table] == [
+        *(POLICY, DRIFT.format("visual"), DRIFT.format("text"), NOISE, TWIN, RIGHT, WRONG),
+        *(LOW, HIGH, PRESET, RANDOM_X, RANDOM_MASK, PASS),
+    ]
+    assert all(cell for row in table for cell in row.values())

@@ -1,6 +1,6 @@
 """Every study on the embedded pairs, and the results page that is filled from what they wrote.
 
-``python -m replay_adapters.studies.results`` (``make results``) measures each pair in a process of
+``python configs/pairs/demo/results.py`` (``make results``) measures each pair in a process of
 its own, resumes where it was stopped, and writes RESULTS.md and the figures beside it.
 """
 
@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from chosen import run_chosen
+from page import write_page
 
 from replay_adapters.settings.pairs import pair_names
-from replay_adapters.settings.resources import resource
 from replay_core import UsageError
 
+HERE = Path(__file__).resolve().parent
 PAIRS = ("demo", "demo_narrow", "demo_drifted")
 TEST, DEV = "replay_demo", "replay_demo_dev"
 TWINS = ("sft", "sft_twin", "twin")
@@ -36,7 +38,6 @@ def measure(
     """Run every study of one pair; rows that are there already are kept."""
     from replay_adapters.lmms_eval.bench import LmmsEvalBench
     from replay_adapters.studies import answered
-    from replay_adapters.studies.chosen import run_chosen
     from replay_adapters.studies.commands import quiet_logs
     from replay_core.studies import drift, overlay, perturbation
 
@@ -56,7 +57,7 @@ def measure(
 
 def _twin(pair: str) -> str | None:
     """Return the checkpoint that was trained as long without RL, where the pair has one."""
-    folders = [resource("configs") / "pairs" / pair / name for name in TWINS]
+    folders = [HERE.parent / pair / name for name in TWINS]
     found = [folder for folder in folders if (folder / "config.json").is_file()]
     return str(found[0]) if found else None
 
@@ -79,7 +80,6 @@ def main(
     if only:
         measure(only, work / only, n, batch_size, twin, pass_items, grid_items)
         return
-    from replay_adapters.studies.page import write_claims, write_page
 
     pairs = [name for name in PAIRS if name in pair_names()]
     sizes = ["--n", str(n), "--batch-size", str(batch_size), "--work", str(work)]
@@ -87,15 +87,12 @@ def main(
     sizes += ["--twin", twin] if twin else []
     started = time.time()
     _all(pairs, sizes, work)
-    target = output or resource("configs") / "pairs" / "demo"
+    target = output or HERE
     for pair in pairs:
         _copy_figures(work / pair, target / "results", pair)
     minutes = (time.time() - started) / 60
     folders = {pair: work / pair for pair in pairs}
     page = write_page(target / "RESULTS.md", folders, sizes)
-    readme = resource("configs").parent / "README.md"
-    if output is None and readme.is_file():
-        write_claims(readme, folders)
     typer.echo(f"{page} written after {minutes:.0f} minutes")
 
 
@@ -111,7 +108,7 @@ def _all(pairs: list[str], sizes: list[str], work: Path) -> None:
         folder = work / pair
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "results.log"
-        command = [sys.executable, "-m", "replay_adapters.studies.results", "--only", pair, *sizes]
+        command = [sys.executable, str(HERE / "results.py"), "--only", pair, *sizes]
         typer.echo(f"$ {' '.join(command[1:])}  (log: {log})")
         with log.open("w", encoding="utf-8") as out:
             running.append(

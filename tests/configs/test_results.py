@@ -5,7 +5,11 @@ import re
 
 import pytest
 
-from replay_adapters.studies import page, results
+from tests.configs.scripts import RESULTS, load
+from tests.support.tables import section, tables
+
+scripts = load(RESULTS)
+results = scripts.results
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def test_only_the_grid_is_measured_on_the_development_split(written):
     work, _ = written
     tasks = {
         name: json.loads((work / "demo" / f"{name}.json").read_text())["settings"]["task"]
-        for name in page.STUDIES
+        for name in scripts.findings.READERS
     }
     assert tasks.pop("grid") == "replay_demo_dev"
     assert set(tasks.values()) == {"replay_demo"}
@@ -51,21 +55,7 @@ def test_drift_stands_beside_its_two_nulls(written):
     assert "no such twin" not in text
 
 
-def test_the_readmes_claims_are_the_pages(written, tmp_path):
-    work, output = written
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n" + page.CLAIMS[0] + "\n" + page.CLAIMS[1] + "\nafter\n")
-    page.write_claims(readme, {"demo": work / "demo"})
-    text = readme.read_text()
-    table = text.removeprefix("before\n" + page.CLAIMS[0]).split(page.CLAIMS[1])[0].strip()
-    assert table.startswith("| claim | `demo` |")
-    assert table in (output / "RESULTS.md").read_text()
-    assert text.endswith(page.CLAIMS[1] + "\nafter\n")
-
-
-def test_a_readme_without_the_marks_is_refused(written, tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text("nothing here")
-    with pytest.raises(ValueError, match="lacks the marks"):
-        page.write_claims(readme, {"demo": written[0] / "demo"})
-    assert readme.read_text() == "nothing here"
+def test_the_claims_stand_at_the_top_of_the_page(written):
+    text = (written[1] / "RESULTS.md").read_text()
+    assert tables(text)[0] == tables(section(text, "The claims, in short"))[0]
+    assert list(tables(text)[0][0]) == ["claim", "`demo`"]

@@ -2,8 +2,10 @@
 
 import pytest
 
-from replay_adapters.studies import chosen
 from replay_core import ReplayConfig
+from tests.configs.scripts import load
+
+chosen = load(("chosen",)).chosen
 
 
 def grid(cells, gamma=0.4, alpha=300.0):

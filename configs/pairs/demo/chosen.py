@@ -27,6 +27,7 @@ def best_of(grid: Findings) -> str:
 
 
 def _values(name: str) -> tuple[float, float]:
+    # Until a grid's cells carry gamma and alpha themselves: read them off the cell's label.
     gamma, alpha = (float(part.split("=")[1]) for part in name.split())
     return gamma, alpha
 

@@ -4,9 +4,11 @@ import re
 
 import pytest
 
-from replay_adapters.studies import page
+from tests.configs.scripts import RESULTS, load
 from tests.replay_adapters.studies import planted
 from tests.support.tables import by, section, tables
+
+page = load(RESULTS).page
 
 
 @pytest.fixture
@@ -190,7 +192,7 @@ def test_the_words_around_the_tables_have_their_studys_numbers(page_of):
         for word in words:
             assert word in section(text, heading), (heading, word)
     assert "(23 steps as published)" in section(text, "What differs from the paper's setting")
-    assert "python -m replay_adapters.studies.results --n 731`" in text
+    assert "python configs/pairs/demo/results.py --n 731`" in text
 
 
 def test_each_study_shows_its_own_figure(page_of):

@@ -4,10 +4,10 @@ import csv
 
 import pytest
 
-from replay_adapters.settings.resources import resource
-from replay_adapters.studies.searched import search_section
+from tests.configs.scripts import FOLDER, RESULTS, load
 from tests.support.tables import tables
 
+search_section = load(RESULTS).tables.search_section
 FIELDS = (
     *("policy", "documents", "n", "noise", "base", "policy_accuracy", "method", "select"),
     *("threshold", "step_size", "layers", "accuracy", "gain", "fixed", "broken", "p"),
@@ -82,6 +82,6 @@ def test_every_column_has_its_own_number(table):
 
 
 def test_the_committed_table_can_be_shown():
-    (lines,) = tables(search_section(resource("configs") / "pairs" / "demo" / "search.csv"))
+    (lines,) = tables(search_section(FOLDER / "search.csv"))
     assert len(lines) > 10
     assert all(line["policy"] and line["fixed/broken"].count("/") == 1 for line in lines)

@@ -1,22 +1,21 @@
 """The paper's claims, and what each pair's studies say to them."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from replay_adapters.studies.markdown import Column, ends, points, table
+from findings import Found, Studies
+from tables import Column, ends, points, table
 
-Found = dict[str, Any]
-Claim = Callable[[Mapping[str, Found]], str]
+Claim = Callable[[Studies], str]
 
 
-def claims_table(pairs: Mapping[str, Mapping[str, Found]]) -> str:
-    """Return one table of all claims; ``pairs`` is pair → study → what it wrote as JSON."""
+def claims_table(pairs: Mapping[str, Studies]) -> str:
+    """Return one table of all claims; ``pairs`` is what each pair's studies wrote."""
     columns: list[Column] = [("claim", lambda row: row[0])]
     columns += [(f"`{pair}`", _cell(found)) for pair, found in pairs.items()]
     return table(columns, _claims())
 
 
-def _cell(found: Mapping[str, Found]) -> Callable[[tuple[str, Claim]], str]:
+def _cell(found: Studies) -> Callable[[tuple[str, Claim]], str]:
     return lambda row: row[1](found)
 
 
@@ -61,29 +60,32 @@ def verdict(low: float, high: float, *, null: float = 0.0, above: bool = True) -
 
 def told(row: Found) -> str:
     """Return an arm's difference in points with everything that a reader needs beside it."""
-    clear = row["p"] < 0.05
-    word = ("**gain**" if row["difference"] > 0 else "**loss**") if clear else "no difference shown"
+    return _told(row, row.difference, (row.low, row.high), f"{row.fixed}/{row.broken}")
+
+
+def _policy(found: Studies) -> str:
+    """Return what the policy gained on its base: the row of the base, read backwards."""
+    row = found.controls.findings["base"]
+    return _told(row, -row.difference, (-row.high, -row.low), f"{row.broken}/{row.fixed}")
+
+
+def _told(row: Found, difference: float, interval: tuple[float, float], items: str) -> str:
+    clear = row.p < 0.05
+    word = ("**gain**" if difference > 0 else "**loss**") if clear else "no difference shown"
     parts = [
-        f"{word}: {points(row['difference'], row['low'], row['high'], ' points')}",
-        f"{row['fixed']}/{row['broken']}",
-        f"p = {row['p']:.2g}",
-        *([] if clear else [f"MDE {100 * row['minimum_detectable']:.1f}"]),
-        f"n = {row['n']}",
+        f"{word}: {points(difference, *interval, ' points')}",
+        items,
+        f"p = {row.p:.2g}",
+        *([] if clear else [f"MDE {100 * row.minimum_detectable:.1f}"]),
+        f"n = {row.n}",
     ]
     return ", ".join(parts)
 
 
-def _policy(found: Mapping[str, Found]) -> str:
-    """Return what the policy gained on its base: the row of the base, read backwards."""
-    row = found["controls"]["findings"]["base"]
-    turned = {"difference": -row["difference"], "low": -row["high"], "high": -row["low"]}
-    return told(row | turned | {"fixed": row["broken"], "broken": row["fixed"]})
-
-
 def _drift(kind: str) -> Claim:
-    def claim(found: Mapping[str, Found]) -> str:
-        entry = found["drift"]["findings"][kind]["policy"]
-        ratio, (low, high) = entry["low_over_high"], entry["low_over_high_interval"]
+    def claim(found: Studies) -> str:
+        entry = getattr(found.drift.findings, kind)["policy"]
+        ratio, (low, high) = entry.low_over_high, entry.low_over_high_interval
         if ratio is None or low is None:
             return "undefined: no drift at high entropy"
         return f"{verdict(low, high, null=1)}: low/high {ratio:.2g} {ends((low, high))}"
@@ -92,11 +94,11 @@ def _drift(kind: str) -> Claim:
 
 
 def _null(null: str) -> Claim:
-    def claim(found: Mapping[str, Found]) -> str:
-        entry = found["drift"]["findings"]["visual"].get(null)
+    def claim(found: Studies) -> str:
+        entry = found.drift.findings.visual.get(null)
         if entry is None:
             return "no such twin was given"
-        value, (low, high) = entry["log_ratio_of_policy_to_this"], entry["log_ratio_interval"]
+        value, (low, high) = entry.log_ratio_of_policy_to_this, entry.log_ratio_interval
         if value is None or low is None:
             return "undefined: one of them does not drift"
         return f"{verdict(low, high)}: log ratio {value:+.2g} {ends((low, high), '+.2g')}"
@@ -105,28 +107,28 @@ def _null(null: str) -> Claim:
 
 
 def _rho(outcome: str, *, positive: bool) -> Claim:
-    def claim(found: Mapping[str, Found]) -> str:
-        entry = found["perturbation"]["findings"][outcome]["low given high"]
-        rho, (low, high) = entry["rho"], entry["interval"]
+    def claim(found: Studies) -> str:
+        entry = getattr(found.perturbation.findings, outcome)["low given high"]
+        rho, (low, high) = entry.rho, entry.interval
         if rho is None:
             return "undefined"
         word = verdict(low, high, above=positive)
-        return f"{word}: partial ρ {rho:+.2f} {ends((low, high), '+.2f')}, n = {entry['n']}"
+        return f"{word}: partial ρ {rho:+.2f} {ends((low, high), '+.2f')}, n = {entry.n}"
 
     return claim
 
 
 def _arm(study: str, arm: str) -> Claim:
-    return lambda found: told(found[study]["findings"][arm])
+    return lambda found: told(getattr(found, study).findings[arm])
 
 
 def _pass(k: str) -> Claim:
-    def claim(found: Mapping[str, Found]) -> str:
-        row = found["passk"]["findings"]["policy + replay"].get(k)
+    def claim(found: Studies) -> str:
+        row = found.passk.findings["policy + replay"].get(k)
         if row is None:
             return "too few samples"
-        low, high = row["difference_low"], row["difference_high"]
-        gap = points(row["difference"], low, high, " points")
-        return f"{verdict(low, high)}: {gap}, n = {row['n']}"
+        low, high = row.difference_low, row.difference_high
+        gap = points(row.difference, low, high, " points")
+        return f"{verdict(low, high)}: {gap}, n = {row.n}"
 
     return claim
