@@ -1,20 +1,19 @@
 """The ``activation-replay`` command."""
 
 import json
-import sys
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from replay_adapters.studies.commands import add_to
+from replay_adapters import console
+from replay_adapters.studies import commands
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
-add_to(app)
+app.add_typer(commands.app)
 
 
 class Harness(StrEnum):
@@ -88,18 +87,7 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command; what the user got wrong is one sentence and exit code 2."""
-    run(app)
-
-
-def run(command: Callable[[], object]) -> None:
-    """Call ``command``; what the user got wrong is one sentence and exit code 2."""
-    from replay_core import UsageError
-
-    try:
-        command()
-    except UsageError as error:
-        typer.echo(f"activation-replay: {error}", err=True)
-        sys.exit(2)
+    console.run(app)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,26 @@
-"""What the commands around the harnesses have in common."""
+"""What the commands have in common: refusals, exit codes and quiet logs."""
 
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 BAD_INPUT = 2
+
+
+def run(command: Callable[[], object], program: str = "activation-replay") -> None:
+    """Call ``command``; what the user got wrong is one sentence and exit code 2."""
+    from replay_core import UsageError
+
+    try:
+        command()
+    except UsageError as error:
+        refuse(program, error)
+
+
+def refuse(program: str, reason: object) -> NoReturn:
+    """Say why in one sentence, and exit as for bad input."""
+    print(f"{program}: {reason}", file=sys.stderr)
+    sys.exit(BAD_INPUT)
 
 
 def check_transformers(program: str, extra: str) -> None:
@@ -22,7 +39,11 @@ def check_transformers(program: str, extra: str) -> None:
         )
 
 
-def refuse(program: str, reason: object) -> NoReturn:
-    """Say why in one sentence, and exit as for bad input."""
-    print(f"{program}: {reason}", file=sys.stderr)
-    sys.exit(BAD_INPUT)
+def quiet_logs() -> None:
+    """Show warnings and errors only: a study has a progress bar of its own."""
+    import transformers
+    from loguru import logger
+
+    logger.remove()
+    logger.add(sys.stderr, level="WARNING")
+    transformers.utils.logging.disable_progress_bar()

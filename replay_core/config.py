@@ -145,6 +145,14 @@ class ReplayConfig(BaseModel):
             raise ValueError(f"layers={shown(self.layers)} must be distinct indices, at least one")
         return self
 
+    def changed(self, **changes: Any) -> "ReplayConfig":
+        """Return these settings with some changed, validated as they were.
+
+        Raises:
+            pydantic.ValidationError: a value outside its range, or an unknown name.
+        """
+        return ReplayConfig(**{**self.model_dump(), **changes})
+
     @property
     def steers(self) -> bool:
         """Whether the answer is of policy and base together: not one model, left alone."""

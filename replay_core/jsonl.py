@@ -6,6 +6,7 @@ Lines end with a line feed and nothing else: U+2028, U+0085 and the like, at whi
 
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +16,50 @@ Line = dict[str, Any]
 
 
 class Appending:
-    """A file of JSON lines that is appended to; each line is on disk when :meth:`add` returns."""
+    """A file of JSON lines that is appended to; lines are on disk when :meth:`add` returns.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    ``plain`` turns a value that JSON does not know into one that it does.
+    """
+
+    def __init__(self, path: Path, plain: Callable[[Any], Any] | None = None) -> None:
+        self.path, self._plain = path, plain
         self._whole = False
 
-    def add(self, line: Line) -> None:
-        """Append one line, behind the last whole one."""
+    def add(self, *lines: Line) -> None:
+        """Append lines behind the last whole one, all at once."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self._whole and self.path.is_file():
             _end_last_line(self.path)
-        self._whole = False  # until this line is: the disk may be full
+        self._whole = False  # until these are: the disk may be full
+        texts = [json.dumps(line, ensure_ascii=False, default=self._plain) for line in lines]
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.writelines(text + "\n" for text in texts)
             file.flush()
             os.fsync(file.fileno())
         self._whole = True
 
 
 def read_lines(path: Path) -> list[Line]:
-    """Return a file's lines; none where there is no file.
+    """Return a file's lines, as :func:`numbered_lines` finds them.
+
+    Raises:
+        ValueError: a line is not JSON.
+    """
+    return [json.loads(line) for _, line in numbered_lines(path)]
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the number, from 1, and the text of a file's lines; nothing where there is no file.
 
     The last line may have been cut by a kill: what has no line feed behind it is left out, unless
     it is whole all the same, as in a file that was written by hand.
-
-    Raises:
-        ValueError: another line is not JSON.
     """
     if not path.is_file():
-        return []
+        return
     *whole, last = path.read_bytes().split(b"\n")
-    lines = [json.loads(line) for line in whole if line.strip()]
-    return [*lines, json.loads(last)] if _is_json(last) else lines
+    yield from ((number, line) for number, line in enumerate(whole, 1) if line.strip())
+    if _is_json(last):
+        yield len(whole) + 1, last
 
 
 def finished_lines(path: Path) -> list[Line]:

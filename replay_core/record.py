@@ -28,6 +28,11 @@ class Seconds(BaseModel):
     decode: float = 0.0
     """The answer."""
 
+    @property
+    def total(self) -> float:
+        """All of them together."""
+        return self.base + self.loop + self.decode
+
 
 class ReplayRecord(BaseModel):
     """One sample's record. Losses and entropies in nats, norms are means of L2 norms per token."""

@@ -9,8 +9,8 @@ from replay_adapters.lmms_eval.bench import MODEL
 from replay_adapters.lmms_eval.questions import Questions
 from replay_core import UsageError
 from replay_core.jsonl import finished_lines
-from replay_core.studies import passk
 from replay_core.studies.report import Row
+from replay_core.studies.stats.passk import Samples
 
 
 def read_samples(
@@ -19,7 +19,7 @@ def read_samples(
     task: str | None = None,
     metric: str | None = None,
     include_path: str | None = None,
-) -> passk.Samples:
+) -> Samples:
     """Return item → score of each logged sample, of a run of either harness or a plain file.
 
     A plain file is JSON lines of ``{"document", "repeat", "correct"}``; VLMEvalKit's adapter writes
@@ -50,14 +50,14 @@ def read_samples(
     )
 
 
-def _plain_samples(lines: Sequence[Row]) -> passk.Samples:
+def _plain_samples(lines: Sequence[Row]) -> Samples:
     found: dict[Any, list[float]] = defaultdict(list)
     for line in sorted(lines, key=lambda line: line.get("repeat", 0)):
         found[line["document"]].append(float(line["correct"]))
     return dict(found)
 
 
-def _rescored(lines: Sequence[Row], questions: Questions, metric: str | None) -> passk.Samples:
+def _rescored(lines: Sequence[Row], questions: Questions, metric: str | None) -> Samples:
     questions.documents(None)
     found = {}
     for line in lines:

@@ -1,1 +1,1 @@
-"""The studies on any pair and any lmms-eval task: prompts and scores are the harness's own."""
+"""The studies as commands, asked through a harness."""

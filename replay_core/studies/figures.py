@@ -1,6 +1,6 @@
 """The pictures of the studies, drawn with matplotlib."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,21 @@ def canvas(width: float, height: float, columns: int = 1, **how: Any) -> tuple[F
 def save(figure: Figure, path: str | Path) -> None:
     """Write the figure as a PNG of 150 dots per inch, without the time in it."""
     figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def draw_compare(path: Path, rows: Sequence[Mapping[str, Any]], names: tuple[str, str]) -> None:
+    """Draw each task's difference with its interval."""
+    points = [
+        (
+            f"{row['task']}: {100 * row['score_a']:.1f} → {100 * row['score_b']:.1f}\n"
+            f"n = {row['n']}, Holm p = {row['holm_p']:.2g}",
+            100 * row["difference"],
+            100 * row["low"],
+            100 * row["high"],
+        )
+        for row in rows
+    ]
+    forest(path, points, title=f"{names[1]} minus {names[0]}", xlabel="points, with 95% interval")
 
 
 def forest(

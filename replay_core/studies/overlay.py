@@ -20,11 +20,11 @@ from replay_core.config import ReplayConfig
 from replay_core.errors import UsageError
 from replay_core.reading import read
 from replay_core.steered import Steered
-from replay_core.studies.answers import answer_rows, run_arms
-from replay_core.studies.arms import Arm
+from replay_core.studies.answers import Answered, by_arm, run_arms
+from replay_core.studies.arms import Arm, baseline
 from replay_core.studies.bench import Bench, Prompts
 from replay_core.studies.figures import BLUE, GREEN, RED, canvas, save
-from replay_core.studies.report import Row, write_study
+from replay_core.studies.report import write_study
 from replay_core.studies.result import Result
 from replay_core.studies.stats.resampling import Floats
 
@@ -84,19 +84,15 @@ def run(
     Raises:
         UsageError: the task has no such document, or one has no picture or one of unknown shape.
     """
-    config = ReplayConfig(**{**bench.config.model_dump(), "method": "replay"})
-    plain = ReplayConfig(**{**config.model_dump(), "method": "none"})
+    config = bench.config.changed(method="replay")
     documents = bench.documents(max(chosen) + 1 if chosen else n)
     missing = sorted(set(chosen) - set(documents))
     if missing:
         raise UsageError(f"documents {missing} are not in {bench.name} (0 to {max(documents)})")
     wanted = list(chosen) or documents
-    arms = [Arm("none", plain), Arm("replay", config)]
-    answers = answer_rows(folder, bench, metric)
-    rows = run_arms(bench, arms, wanted, answers, metric=metric, label="overlay")
-    none, replayed = (
-        {row["document"]: row for row in rows if row["arm"] == arm.name} for arm in arms
-    )
+    arms = [baseline(config), Arm("replay", config)]
+    answers = by_arm(run_arms(bench, folder, arms, wanted, metric=metric, label="overlay"))
+    none, replayed = ({one.document: one for one in answers[arm.name]} for arm in arms)
     if not chosen:
         wanted = sorted(wanted, key=lambda d: _interest(none[d], replayed[d]))[:most]
     table = []
@@ -106,8 +102,8 @@ def run(
         table.append(
             {
                 "document": document,
-                "none": none[document]["correct"],
-                "replay": replayed[document]["correct"],
+                "none": none[document].correct,
+                "replay": replayed[document].correct,
                 "masked": float(item.masked.mean()),
                 "mean_entropy": float(item.entropy.mean()),
                 "mean_drift": float(item.drift.mean()),
@@ -127,18 +123,18 @@ def run(
     return result
 
 
-def _interest(none: Row, replayed: Row) -> tuple[Any, ...]:
+def _interest(none: Answered, replayed: Answered) -> tuple[Any, ...]:
     """Return a sort key: what changes most comes first."""
     return (
-        none["correct"] == replayed["correct"],
-        none["text"] == replayed["text"],
-        -replayed["delta_norm"],
-        none["document"],
+        none.correct == replayed.correct,
+        none.text == replayed.text,
+        -replayed.record.delta_norm,
+        none.document,
     )
 
 
 def _overlay(
-    bench: Bench, config: ReplayConfig, document: int, none: Row, replayed: Row
+    bench: Bench, config: ReplayConfig, document: int, none: Answered, replayed: Answered
 ) -> Overlay:
     """Return what is drawn of one document, from one more replay of it."""
     (prompts,) = bench.prompts([document])
@@ -165,7 +161,7 @@ def _overlay(
         title=f"{bench.name}, document {document}: {sample.outcome.value}{losses}",
         question=asked.text,
         target=asked.target,
-        answers={row["arm"]: (row["text"], row["correct"]) for row in (none, replayed)},
+        answers={one.arm: (one.text, one.correct) for one in (none, replayed)},
         picture=asked.picture,
         masked=_shaped(masked[:, candidates].mean(0), shape),
         entropy=_shaped(entropies.mean(0), shape),

@@ -1,96 +1,167 @@
-"""Pass@K from logged samples: the share of items that at least one of K answers solves."""
+"""Does replay raise Pass@K, the share of items that one of K answers solves? See Figure 6."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
 
-import numpy as np
+from pydantic import ConfigDict, Field
 
-from replay_core.errors import UsageError
+from replay_core.config import ReplayConfig
+from replay_core.studies.answers import run_arms
+from replay_core.studies.arms import Arm
+from replay_core.studies.bench import Bench
 from replay_core.studies.figures import PALETTE, canvas, save
-from replay_core.studies.stats.resampling import Floats, bootstrap_ratio, percentile
+from replay_core.studies.report import write_study
+from replay_core.studies.result import Result
+from replay_core.studies.stats.passk import Curve, Samples, curve, difference
+from replay_core.studies.trial import settings_of
 
-Samples = Mapping[Hashable, Sequence[float]]
+POLICY = "policy"
+TOLD = (1, 2, 4, 8, 16)
 
 
-def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Return the unbiased estimate of Pass@k from ``correct`` right answers of ``n``.
+class PassAt(Result):
+    """One arm's Pass@k with its 95% bootstrap interval over items, all shares."""
 
-    ``1 - C(n - c, k) / C(n, k)`` (Chen et al. 2021), as a product, so that nothing overflows.
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    arm: str = Field(description="the arm's name")
+    k: int = Field(description="number of answers of which one must be right")
+    n: int = Field(description="number of items")
+    samples: int = Field(description="answers per item, the smallest over items")
+    share: float = Field(alias="pass", description="unbiased estimate (Chen et al. 2021)")
+    low: float = Field(description="lower end of its interval")
+    high: float = Field(description="upper end of it")
+    difference: float | None = Field(None, description="from the baseline's; not given for itself")
+    difference_low: float | None = Field(None, description="lower end of its interval")
+    difference_high: float | None = Field(None, description="upper end of it")
+
+    def findings(self) -> dict[str, Any]:
+        """Return the numbers under the names of the JSON, in which ``share`` is ``pass``."""
+        return self.model_dump(exclude_unset=True, by_alias=True)
+
+
+class PassKResult(Result):
+    """Pass@K of every arm."""
+
+    arms: dict[str, dict[int, PassAt]] = Field(description="arm → k → Pass@k")
+
+    def findings(self) -> dict[str, Any]:
+        """Return arm → k → numbers, as the JSON holds them."""
+        return {
+            arm: {str(k): at.findings() for k, at in rows.items()}
+            for arm, rows in self.arms.items()
+        }
+
+    @classmethod
+    def read(cls, findings: Mapping[str, Any]) -> Self:
+        """Return the result that a study's JSON holds under ``findings``."""
+        return cls.model_validate({"arms": findings})
+
+    def told(self) -> str:
+        """Return one line per arm, for people."""
+        lines = []
+        for arm, rows in self.arms.items():
+            shown = [rows[k] for k in TOLD if k in rows]
+            cells = [f"@{at.k} {at.share:.3f} [{at.low:.3f}, {at.high:.3f}]" for at in shown]
+            lines.append(f"  {arm:<18}{'  '.join(cells)}")
+        return "\n".join(lines)
+
+
+def run(
+    bench: Bench,
+    folder: Path,
+    n: int | None,
+    *,
+    samples: int = 16,
+    temperature: float = 1.0,
+    metric: str | None = None,
+    seed: int = 0,
+) -> PassKResult:
+    """Sample every arm's answers to ``n`` documents and write the ``passk`` files."""
+    documents, arms = bench.documents(n), arms_of(bench.config)
+    answers = run_arms(
+        bench,
+        folder,
+        arms,
+        documents,
+        metric=metric,
+        repeats=samples,
+        sampling={"temperature": temperature},
+        label="passk",
+    )
+    logged: dict[str, dict[Any, list[float]]] = {arm.name: defaultdict(list) for arm in arms}
+    for one in answers:
+        logged[one.arm][one.document].append(one.correct)
+    asked = {"samples": samples, "temperature": temperature}
+    settings = settings_of(bench, arms, len(documents), metric, **asked)
+    return report(folder, logged, settings, baseline=POLICY, seed=seed)
+
+
+def arms_of(config: ReplayConfig) -> list[Arm]:
+    """Return the four arms of the paper's Figure 6, with direct injection beside them."""
+    methods = {
+        "base": "base",
+        POLICY: "none",
+        f"{POLICY} + replay": "replay",
+        f"{POLICY} + inject": "inject",
+    }
+    return [Arm(name, config.changed(method=method)) for name, method in methods.items()]
+
+
+def report(
+    folder: Path,
+    logged: Mapping[str, Samples],
+    settings: Mapping[str, Any],
+    *,
+    baseline: str,
+    seed: int = 0,
+) -> PassKResult:
+    """Write curves, differences from ``baseline`` and the figure of logged samples.
 
     Raises:
-        ValueError: k is not between 1 and n, or c is not between 0 and n.
-    """
-    if not 1 <= k <= n or not 0 <= correct <= n:
-        raise ValueError(
-            f"Pass@{k} needs 1 <= k <= n and 0 <= c <= n; found n = {n}, c = {correct}"
-        )
-    if n - correct < k:
-        return 1.0
-    return 1.0 - float(np.prod(1.0 - k / np.arange(n - correct + 1, n + 1)))
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Pass@K of one arm, with item bootstrap bands; all arrays are (k,)."""
-
-    n: int
-    """Number of items."""
-    samples: int
-    """Answers per item, the smallest over items."""
-    ks: tuple[int, ...]
-    estimate: Floats
-    low: Floats
-    high: Floats
-    by_item: Floats
-    """(items, k), in the order of the arm's items."""
-
-
-def curve(samples: Samples, ks: Sequence[int] | None = None, *, seed: int = 0) -> Curve:
-    """Return Pass@K of item → 0 or 1 for each of its answers.
-
-    ``ks`` is 1 … 16, as far as every item has as many answers, where None.
-
-    Raises:
-        ValueError: there are no items, or a k exceeds an item's number of answers.
+        ValueError: the arms do not hold the same items, or there are none.
         UsageError: a score is neither 0 nor 1.
     """
-    if not samples:
-        raise ValueError("there are no items")
-    odd = [score for row in samples.values() for score in row if score not in (0, 1)]
-    if odd:
-        raise UsageError(
-            f"Pass@K counts right answers, so scores must be 0 or 1; found {odd[0]:g} (give a "
-            "metric that is right or wrong)"
-        )
-    fewest = min(len(row) for row in samples.values())
-    ks = tuple(range(1, min(16, fewest) + 1)) if ks is None else tuple(ks)
-    by_item = np.array(
-        [[pass_at_k(len(row), round(sum(row)), k) for k in ks] for row in samples.values()]
+    curves = {name: curve(samples, seed=seed) for name, samples in logged.items()}
+    gaps = {
+        name: difference(logged[baseline], samples, seed=seed)
+        for name, samples in logged.items()
+        if name != baseline
+    }
+    result = PassKResult(
+        arms={
+            name: {k: _at(name, k, arm, gaps.get(name)) for k in arm.ks}
+            for name, arm in curves.items()
+        }
     )
-    low, high = percentile(bootstrap_ratio(by_item, np.ones_like(by_item), seed=seed))
-    return Curve(len(by_item), fewest, ks, by_item.mean(0), low, high, by_item)
+    write_study(
+        folder,
+        "passk",
+        settings={**settings, "baseline": baseline},
+        table=[at.findings() for rows in result.arms.values() for at in rows.values()],
+        findings=result.findings(),
+        seed=seed,
+    )
+    first = curves[baseline]
+    title = f"Pass@K, n = {first.n} items, {first.samples} samples each, 95% item bootstrap"
+    draw(folder / "passk.png", curves, title)
+    return result
 
 
-def difference(a: Samples, b: Samples, *, seed: int = 0) -> Curve:
-    """Return Pass@K of ``b`` minus that of ``a``, item by item, with bands of the difference.
-
-    Raises:
-        ValueError: the arms do not hold the same items.
-    """
-    if a.keys() != b.keys():
-        raise ValueError(
-            f"the arms differ in items: {len(a.keys() - b.keys())} only in the first, "
-            f"{len(b.keys() - a.keys())} only in the second"
-        )
-    fewest = min(len(row) for arm in (a, b) for row in arm.values())
-    ks = range(1, min(16, fewest) + 1)
-    ours, theirs = curve(a, ks, seed=seed), curve({item: b[item] for item in a}, ks, seed=seed)
-    gap = theirs.by_item - ours.by_item
-    low, high = percentile(bootstrap_ratio(gap, np.ones_like(gap), seed=seed))
-    return Curve(len(gap), fewest, tuple(ks), gap.mean(0), low, high, gap)
+def _at(name: str, k: int, arm: Curve, gap: Curve | None) -> PassAt:
+    index = arm.ks.index(k)
+    given: dict[str, Any] = {"arm": name, "k": k, "n": arm.n, "samples": arm.samples}
+    given |= {"share": arm.estimate[index], "low": arm.low[index], "high": arm.high[index]}
+    if gap is not None and k in gap.ks:
+        index = gap.ks.index(k)
+        ends = {"difference_low": gap.low[index], "difference_high": gap.high[index]}
+        given |= {"difference": gap.estimate[index], **ends}
+    return PassAt(**given)
 
 
-def draw(path: str, curves: Mapping[str, Curve], title: str) -> None:
+def draw(path: Path, curves: Mapping[str, Curve], title: str) -> None:
     """Draw the arms' curves with their bands (the form of Xing et al. 2025, Figure 6)."""
     figure, (axes,) = canvas(6.2, 4.2)
     lines = ("-", "-", "--", ":")
@@ -100,7 +171,7 @@ def draw(path: str, curves: Mapping[str, Curve], title: str) -> None:
         axes.fill_between(arm.ks, arm.low, arm.high, color=colour, alpha=0.12, linewidth=0)
     axes.set(xlabel="K", ylabel="Pass@K", title=title, xscale="log")
     ks = max((arm.ks for arm in curves.values()), key=len)
-    ticks = [k for k in (1, 2, 4, 8, 16) if k <= ks[-1]]
+    ticks = [k for k in TOLD if k <= ks[-1]]
     axes.set_xticks(ticks, [str(k) for k in ticks])
     axes.minorticks_off()
     axes.legend(frameon=False, loc="lower right")

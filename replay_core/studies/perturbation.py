@@ -15,14 +15,13 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from replay_core.config import ReplayConfig
 from replay_core.errors import UsageError
 from replay_core.model.vision import PIXELS, Inputs
 from replay_core.reading import read
 from replay_core.result import ReplayResult
 from replay_core.seeds import stable_seed
 from replay_core.steered import Steered
-from replay_core.studies.answers import answer_rows, run_arms
+from replay_core.studies.answers import Answered, run_arms
 from replay_core.studies.arms import Arm
 from replay_core.studies.bench import Bench
 from replay_core.studies.figures import BLUE, GREEN, GREY, RED, canvas, save
@@ -92,9 +91,9 @@ def run(
     documents = bench.documents(n)
     answers = run_arms(
         bench,
-        [Arm("policy, sampled", _plain(bench))],
+        folder,
+        [Arm("policy, sampled", bench.config.changed(method="none"))],
         documents,
-        answer_rows(folder, bench, metric),
         metric=metric,
         repeats=samples,
         sampling={"temperature": 1.0},
@@ -122,22 +121,18 @@ def run(
     return report(folder, items, settings=settings, seed=seed)
 
 
-def _plain(bench: Bench) -> ReplayConfig:
-    return ReplayConfig(**{**bench.config.model_dump(), "method": "none"})
-
-
 def _layers(bench: Bench) -> tuple[int, ...]:
     return bench.config.layer_indices(len(bench.pair.policy.layers))
 
 
-def _by_verdict(rows: Sequence[Row]) -> dict[int, dict[str, list[str]]]:
+def _by_verdict(answers: Sequence[Answered]) -> dict[int, dict[str, list[str]]]:
     """Return document → right and wrong → distinct texts."""
     found: dict[int, dict[str, list[str]]] = {}
-    for row in rows:
-        mine = found.setdefault(row["document"], {outcome: [] for outcome in OUTCOMES})
-        texts = mine["right" if row["correct"] >= 0.5 else "wrong"]
-        if row["text"] and row["text"] not in texts:
-            texts.append(row["text"])
+    for one in answers:
+        mine = found.setdefault(one.document, {outcome: [] for outcome in OUTCOMES})
+        texts = mine["right" if one.correct >= 0.5 else "wrong"]
+        if one.text and one.text not in texts:
+            texts.append(one.text)
     return found
 
 
@@ -201,7 +196,8 @@ def _log_perplexity(
     ids = batch["input_ids"]
     if not texts:
         return [None] * len(ids)
-    steered, off = Steered(bench.pair, _plain(bench)), ReplayResult(None, None, ())
+    steered = Steered(bench.pair, bench.config.changed(method="none"))
+    off = ReplayResult(None, None, ())
     answers = [torch.tensor([bench.encode(text)] * len(ids), device=ids.device) for text in texts]
     means = [-steered.score(batch, off, answer).mean(1).cpu() for answer in answers]
     return torch.stack(means).mean(0).tolist()

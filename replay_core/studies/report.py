@@ -2,18 +2,20 @@
 
 import csv
 import json
-import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from replay_core.digest import settings_digest
 from replay_core.errors import UsageError
+from replay_core.jsonl import Appending, numbered_lines
 from replay_core.record import lasting, library_versions
+from replay_core.studies.result import Result
 
 Row = dict[str, Any]
+R = TypeVar("R", bound=Result)
 
 
 class Rows:
@@ -21,38 +23,32 @@ class Rows:
 
     The file's name holds the settings' digest, so that a run with other settings never reads these
     rows, and the same run goes on where it was killed. ``key`` names the fields that identify a
-    row. A last line that a kill cut short is dropped, and a row whose outcome depended on the
-    moment (:func:`~replay_core.record.lasting`) is measured again by the next run.
+    row. A last line that a kill cut short is dropped, and a row whose outcome (its own, or that of
+    its ``record``) depended on the moment is measured again by the next run; see
+    :func:`~replay_core.record.lasting`.
+
+    Raises:
+        UsageError: the file holds something else.
     """
 
     def __init__(
         self, folder: Path, study: str, settings: Mapping[str, Any], key: Sequence[str]
     ) -> None:
-        self.settings = {**settings, "versions": library_versions()}
-        self.hash = settings_digest(self.settings)
-        self.path = folder / f"{study}.{self.hash}.jsonl"
-        self._key = tuple(key)
+        digest = settings_digest({**settings, "versions": library_versions()})
+        self.path = folder / f"{study}.{digest}.jsonl"
+        self._file, self._key = Appending(self.path, _plain), tuple(key)
         self._rows: dict[tuple[Hashable, ...], Row] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.path.is_file():
-            self._read()
-
-    def _read(self) -> None:
-        whole = self.path.read_bytes()
-        kept = whole[: whole.rfind(b"\n") + 1]
-        for number, line in enumerate(kept.splitlines(), 1):
+        for number, line in numbered_lines(self.path):
             try:
                 row = json.loads(line)
-                key = self._of(row)
-                if lasting(row):
-                    self._rows[key] = row
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                known = self._of(row)
+            except (ValueError, KeyError, TypeError) as error:
                 raise UsageError(
                     f"{self.path} line {number} is not a row of this study ({error}); remove the "
                     "file to measure again"
                 ) from error
-        if len(kept) < len(whole):
-            os.truncate(self.path, len(kept))
+            if lasting(row.get("record", row)):
+                self._rows[known] = row
 
     def _of(self, row: Mapping[str, Any]) -> tuple[Hashable, ...]:
         return tuple(row[name] for name in self._key)
@@ -69,11 +65,7 @@ class Rows:
     def add(self, rows: Iterable[Row]) -> None:
         """Append rows to the file, at once on disk; a row that is there is left as it is."""
         fresh = {self._of(row): row for row in rows if self._of(row) not in self._rows}
-        with self.path.open("a", encoding="utf-8") as file:
-            for row in fresh.values():
-                file.write(json.dumps(row, default=_plain) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._file.add(*fresh.values())
         self._rows.update(fresh)
 
 
@@ -84,6 +76,21 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
         writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows([{k: _cell(v) for k, v in row.items()} for row in rows])
+
+
+def text_table(columns: Mapping[str, str], rows: Sequence[Row]) -> str:
+    """Return rows as an aligned table; ``columns`` is field → format."""
+    lines = [list(columns)] + [
+        ["-" if row.get(name) is None else f"{row[name]:{form}}" for name, form in columns.items()]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = [
+        [line[0].ljust(widths[0])]
+        + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        for line in lines
+    ]
+    return "\n".join("  ".join(line).rstrip() for line in aligned)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -114,6 +121,16 @@ def write_study(
         "table": list(table),
     }
     write_json(folder / f"{study}.json", content)
+
+
+def read_result(folder: Path, study: str, kind: type[R]) -> R:
+    """Return the result that a study wrote into ``folder``, as its ``run`` returned it.
+
+    Raises:
+        OSError: the study has written nothing there.
+        pydantic.ValidationError: its file holds another kind of result.
+    """
+    return kind.read(json.loads((folder / f"{study}.json").read_text("utf-8"))["findings"])
 
 
 def _cell(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """What the results of studies are made of: frozen numbers, as the studies' files hold them."""
 
 import math
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -16,6 +17,11 @@ class Result(BaseModel):
     def findings(self) -> dict[str, Any]:
         """Return what the JSON holds under ``findings``: the fields that were given."""
         return self.model_dump(exclude_unset=True)
+
+    @classmethod
+    def read(cls, findings: Mapping[str, Any]) -> Self:
+        """Return the result that a study's JSON holds under ``findings``."""
+        return cls.model_validate(findings)
 
 
 def _finite(value: Any) -> Any:

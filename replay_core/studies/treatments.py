@@ -1,4 +1,4 @@
-"""The control arms: what replay must be compared with before a gain is called its own."""
+"""What arms do to a pair, to pictures and to answers, beside their settings."""
 
 import re
 from collections import Counter
@@ -8,45 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from replay_core.config import ReplayConfig
 from replay_core.errors import UsageError
 from replay_core.model.vision import PIXELS, Inputs
 from replay_core.pair.pair import Pair
-from replay_core.result import ReplayResult
-from replay_core.studies.arms import Arm
-
-BASELINE = "none"
-
-
-def control_arms(config: ReplayConfig, votes: int, n_layers: int) -> list[Arm]:
-    """Return the control arms around ``config``'s replay; ``votes`` is for self-consistency.
-
-    Where the preset matches everything, the paper's mask stands beside it. The reference reading
-    cannot match the last of ``n_layers`` layers: its arm does without it.
-    """
-    plain = {**config.model_dump(), "method": "replay"}
-    aligned = ReplayConfig(**{**plain, "boundary": "aligned"})
-    inner = tuple(layer for layer in aligned.layer_indices(n_layers) if layer < n_layers - 1)
-
-    def arm(name: str, treatment: str = "plain", votes: int = 1, **changes: object) -> Arm:
-        settings = ReplayConfig(**{**plain, **changes})
-        return Arm(name, settings, treatment, votes)  # type: ignore[arg-type]
-
-    low = [arm("low-entropy mask", select="low")] if config.select == "all" else []
-    return [
-        arm("none", method="none"),
-        arm("base", method="base"),
-        arm("replay"),
-        *low,
-        arm("zero steps", steps=0),
-        arm("self-pair, aligned", "self_pair", boundary="aligned"),
-        arm("self-pair, reference", "self_pair", boundary="reference", layers=inner),
-        arm("random mask", select="random"),
-        arm("high-entropy mask", select="high"),
-        arm("shuffled base", "shuffled"),
-        arm("random x", "random_x"),
-        arm(f"self-consistency, {votes} votes", "votes", votes, method="none"),
-    ]
 
 
 def self_pair(pair: Pair) -> Pair:
@@ -58,16 +22,6 @@ def self_pair(pair: Pair) -> Pair:
         adapted=False,
         base_revision=pair.policy_revision,
     )
-
-
-def random_like(result: ReplayResult, generator: torch.Generator) -> ReplayResult:
-    """Return ``result`` with x replaced by Gaussian noise of the same norm at every token."""
-    if result.delta is None:
-        return result
-    delta = result.delta.float()
-    noise = torch.randn(delta.shape, generator=generator, dtype=torch.float32).to(delta)
-    unit = noise / noise.norm(dim=-1, keepdim=True)
-    return replace(result, delta=(unit * delta.norm(dim=-1, keepdim=True)).to(result.delta))
 
 
 def joined_pictures(batches: Sequence[Inputs]) -> dict[str, Tensor]:
@@ -138,12 +92,3 @@ def majority(texts: Sequence[str]) -> str:
     counts = Counter(final_answer(text) for text in texts)
     winner = max(counts, key=lambda answer: counts[answer])
     return next(text for text in texts if final_answer(text) == winner)
-
-
-def affordable_votes(replay_seconds: float, plain_seconds: float, most: int = 64) -> int:
-    """Return how many plain answers cost as much as one replayed one, at least 1.
-
-    Both are seconds per sample, measured on the same machine in the same batches; the replayed
-    answer's include the base's pass and the loop.
-    """
-    return max(1, min(most, round(replay_seconds / plain_seconds))) if plain_seconds > 0 else 1

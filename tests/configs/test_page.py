@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.configs.scripts import RESULTS, load
-from tests.replay_adapters.studies import planted
+from tests.replay_core.studies import planted
 from tests.support.tables import by, section, tables
 
 page = load(RESULTS).page

@@ -194,3 +194,10 @@ def test_fixed_thresholds_of_the_release_are_its_digits() -> None:
     assert injecting.fixed_thresholds == released
     assert injecting.layer_indices(28) == (0, 1, 2, 3, 4, 5, 6)
     assert injecting.positions == "input"
+
+
+def test_changed_settings_are_validated_as_the_first_ones_were():
+    changed = ReplayConfig(threshold=0.2).changed(step_size=40, method="none")
+    assert changed == ReplayConfig(threshold=0.2, step_size=40, method="none")
+    with pytest.raises(ValidationError, match="threshold"):
+        changed.changed(threshold=2)

@@ -36,22 +36,29 @@ def measure(
     grid_items: int = 150,
 ) -> None:
     """Run every study of one pair; rows that are there already are kept."""
+    from replay_adapters.console import quiet_logs
     from replay_adapters.lmms_eval.bench import LmmsEvalBench
-    from replay_adapters.studies import answered
-    from replay_adapters.studies.commands import quiet_logs
-    from replay_core.studies import drift, overlay, perturbation
+    from replay_core.studies import (
+        controls,
+        drift,
+        grid,
+        intervention,
+        overlay,
+        passk,
+        perturbation,
+    )
 
     quiet_logs()
     dev = LmmsEvalBench(f"pair={pair}", DEV, batch_size=batch_size)
-    grid = answered.run_grid(dev, folder, min(grid_items, n))
+    cells = grid.run(dev, folder, min(grid_items, n))
     del dev
     test = LmmsEvalBench(f"pair={pair}", TEST, batch_size=batch_size)
-    run_chosen(test, folder, n, grid)
-    answered.run_controls(test, folder, n)
-    answered.run_intervention(test, folder, n)
+    run_chosen(test, folder, n, cells)
+    controls.run(test, folder, n)
+    intervention.run(test, folder, n)
     drift.run(test, folder, min(300, n), null_policy=twin or _twin(pair))
     perturbation.run(test, folder, min(100, n))
-    answered.run_passk(test, folder, min(pass_items, n))
+    passk.run(test, folder, min(pass_items, n))
     overlay.run(test, folder, min(200, n), most=3)
 
 
@@ -131,6 +138,6 @@ def _copy_figures(source: Path, target: Path, pair: str) -> None:
 
 
 if __name__ == "__main__":
-    from replay_adapters.cli import run
+    from replay_adapters.console import run
 
     run(lambda: typer.run(main))

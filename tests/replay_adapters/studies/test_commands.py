@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from replay_adapters import console
 from replay_adapters.cli import app
 from replay_adapters.runs.samples import read_samples
-from replay_adapters.studies import commands
 from replay_core import UsageError
-from tests.configs.scripts import load
+from replay_core.studies.grid import GridResult
+from replay_core.studies.report import read_result
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def _as_found(monkeypatch):
     """Leave the process's logs alone, and no model of ours behind in the patches."""
     from replay_adapters.lmms_eval import patches
 
-    monkeypatch.setattr(commands, "quiet_logs", lambda: None)
+    monkeypatch.setattr(console, "quiet_logs", lambda: None)
     monkeypatch.setattr(patches, "_current", patches._current)
 
 
@@ -108,10 +109,10 @@ def test_controls_and_resume(folder, monkeypatch):
     from replay_core.studies import answers as answering
 
     answered = []
-    original = answering._Answerer.rows
+    original = answering.Answerer.answers
     monkeypatch.setattr(
-        answering._Answerer,
-        "rows",
+        answering.Answerer,
+        "answers",
         lambda self, chunk, repeats: answered.append(chunk) or original(self, chunk, repeats),
     )
     ask(*words, output=folder)
@@ -148,9 +149,8 @@ def test_grid(folder):
     )
     doubled = content["findings"]["thresholds"]["0.4"]
     assert doubled == pytest.approx({layer: 2 * nats for layer, nats in found.items()})
-    grid = {"cells": cells, "own_step_size": 300.0, "own_threshold": 0.4}
-    best = load(("chosen",)).chosen.best_of(grid)
-    assert cells[best]["difference"] == max(cells[c]["difference"] for c in cells if c[0] == "γ")
+    best = read_result(folder, "grid", GridResult).best
+    assert best.difference == max(cells[c]["difference"] for c in cells if c[0] == "γ")
 
 
 def test_passk_from_arms_and_from_logs(folder):

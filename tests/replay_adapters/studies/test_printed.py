@@ -6,29 +6,31 @@ import pytest
 from typer.testing import CliRunner
 
 from replay_adapters.cli import app
-from replay_adapters.studies import answered, commands
-from replay_core.studies import drift, perturbation
-from tests.replay_adapters.studies import planted
+from replay_adapters.studies.asked import Asked
+from replay_core.studies import controls, drift, grid, intervention, passk, perturbation
+from replay_core.studies.trial import TrialResult
+from tests.replay_core.studies import planted
+
+STUDIES = {
+    "drift": (drift, drift.DriftResult),
+    "perturbation": (perturbation, perturbation.PerturbationResult),
+    "intervention": (intervention, TrialResult),
+    "controls": (controls, TrialResult),
+    "grid": (grid, grid.GridResult),
+    "passk": (passk, passk.PassKResult),
+}
 
 
 @pytest.fixture
 def printed(monkeypatch, tmp_path):
     """Run a command whose study has found what was planted; return the lines it prints."""
     source = SimpleNamespace(pair=SimpleNamespace(name="planted"))
-    monkeypatch.setattr(commands, "_source", lambda *args: source)
-    found = planted.pair()
-    shapes = drift.DriftResult.model_validate(found["drift"]["findings"])
-    monkeypatch.setattr(drift, "run", lambda *a, **k: shapes)
-    rho = perturbation.PerturbationResult.model_validate(found["perturbation"]["findings"])
-    monkeypatch.setattr(perturbation, "run", lambda *a, **k: rho)
-    for module, name in (
-        (answered, "intervention"),
-        (answered, "controls"),
-        (answered, "grid"),
-        (answered, "passk"),
-    ):
-        findings = found[name]["findings"]
-        monkeypatch.setattr(module, f"run_{name}", lambda *a, _f=findings, **k: _f)
+    monkeypatch.setattr(Asked, "bench", lambda asked: source)
+    for name, found in planted.pair().items():
+        if name in STUDIES:
+            module, kind = STUDIES[name]
+            result = kind.read(found["findings"])
+            monkeypatch.setattr(module, "run", lambda *a, _result=result, **k: _result)
 
     def run(study):
         ended = CliRunner().invoke(app, [study, "--output", str(tmp_path)], catch_exceptions=False)

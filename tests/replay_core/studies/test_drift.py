@@ -20,7 +20,7 @@ from replay_core.reading import Reading, read
 from replay_core.studies import drift
 from replay_core.studies.stats.profile import KINDS, cells, changed, contrast, profile
 from replay_core.studies.treatments import self_pair
-from tests.replay_adapters.studies.bench import Bench
+from tests.replay_core.studies.bench import Bench
 from tests.replay_core.test_reading import divergences
 
 

@@ -10,8 +10,8 @@ from replay_core import UsageError
 from replay_core.studies import overlay
 from replay_core.studies.bench import Prompts, Question
 from replay_core.studies.figures import GREEN, RED
-from tests.replay_adapters.studies.bench import Bench, Plans
 from tests.replay_core.helpers import judge, stable
+from tests.replay_core.studies.bench import Bench, Plans, answered
 from tests.replay_core.test_reading import divergences
 
 CONFIG = stable(layers=(0, 2), steps=3)
@@ -73,9 +73,7 @@ def test_of_two_pictures_the_first_is_drawn_and_the_note_says_so(
 
 
 def answer(document, arm, text, correct, delta_norm):
-    return {"document": document, "arm": arm, "text": text, "correct": correct} | {
-        "delta_norm": delta_norm
-    }
+    return answered(arm, document, text, correct=correct, delta_norm=delta_norm)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from replay_core import ReplayConfig
 from replay_core.studies import perturbation
 from replay_core.studies.perturbation import noised
 from replay_core.studies.stats.rank import Point
-from tests.replay_adapters.studies.bench import Bench, Plans
+from tests.replay_core.studies.bench import Bench, Plans
 from tests.replay_core.test_reading import divergences
 
 

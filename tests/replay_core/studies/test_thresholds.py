@@ -10,7 +10,7 @@ from replay_core import ReplayConfig, UsageError
 from replay_core.reading import Reading
 from replay_core.studies import thresholds
 from replay_core.studies.thresholds import candidates, find
-from tests.replay_adapters.studies.bench import Bench
+from tests.replay_core.studies.bench import Bench
 from tests.replay_core.test_reading import divergences
 
 

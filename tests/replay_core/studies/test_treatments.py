@@ -1,15 +1,13 @@
-"""What the control arms do to pairs, pictures, x and answers."""
+"""What arms do to pairs, pictures and answers."""
 
 import pytest
 import torch
 
 from replay_core import Steered, UsageError
 from replay_core.studies.treatments import (
-    affordable_votes,
     final_answer,
     joined_pictures,
     majority,
-    random_like,
     self_pair,
     with_pictures_of,
 )
@@ -21,27 +19,6 @@ def test_the_policy_paired_with_itself_has_nothing_to_repair(loaded):
     result = run(self_pair(loaded.pair), loaded.batch("one_image"), stable())
     assert outcomes(result) == ["no_drift"]
     assert not result.delta.any()
-
-
-def test_random_x_has_the_norms_of_x_and_another_direction(loaded):
-    result = run(loaded, loaded.batch("mixed"), stable())
-    other = random_like(result, torch.Generator().manual_seed(0))
-    assert torch.allclose(other.delta.norm(dim=-1), result.delta.norm(dim=-1), rtol=1e-4)
-    cosine = torch.nn.functional.cosine_similarity(other.delta, result.delta, dim=-1)
-    assert cosine.abs().mean() < 0.5
-    assert other.samples == result.samples
-    steered = Steered(loaded.pair, stable())
-    ids = torch.tensor([[5, 6, 7]] * 3)
-    before, after = (steered.score(loaded.batch("mixed"), r, ids) for r in (result, other))
-    assert not torch.allclose(before, after)
-
-
-def test_random_x_in_half_precision_has_the_norms_of_x_too(one16):
-    result = run(one16, one16.batch("mixed"), stable("reference", steps=2))
-    other = random_like(result, torch.Generator().manual_seed(0)).delta
-    assert other.dtype == torch.bfloat16
-    norms, wanted = other.double().norm(dim=-1), result.delta.double().norm(dim=-1)
-    torch.testing.assert_close(norms, wanted, rtol=1e-3, atol=0)
 
 
 def test_pictures_of_the_same_grid_are_lent_as_they_are(loaded):
@@ -111,9 +88,3 @@ def test_the_majority_wins_and_the_first_in_a_tie():
     texts = [f"<think>{i}</think><answer>{a}</answer>" for i, a in enumerate("abbca")]
     assert majority(texts) == texts[0]
     assert majority([*texts, texts[1]]) == texts[1]
-
-
-def test_votes_are_what_the_seconds_buy():
-    assert affordable_votes(1.2, 0.1) == 12
-    assert affordable_votes(0.01, 0.1) == 1
-    assert affordable_votes(100, 0.1) == 64

@@ -14,12 +14,14 @@ from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import NormalIndPower
 
-from replay_adapters.studies import answered
 from replay_core import ReplayConfig, UsageError
-from replay_core.studies.passk import curve
+from replay_core.studies import controls, grid, intervention, passk
+from replay_core.studies.report import read_result
+from replay_core.studies.stats.passk import curve
+from replay_core.studies.trial import TrialResult
 from tests.configs.scripts import RESULTS, load
-from tests.replay_adapters.studies import planted
-from tests.replay_adapters.studies.bench import Bench, Plans
+from tests.replay_core.studies import planted
+from tests.replay_core.studies.bench import Bench, Plans
 from tests.support.tables import by, section, tables
 
 SCRIPTS = load(RESULTS)
@@ -33,13 +35,11 @@ def folder(load, tmp_path_factory, drawn, planted_answers):
     """Return the folder of every study that compares answers, run on the planted ones."""
     path = tmp_path_factory.mktemp("answered")
     bench = Bench(load(), CONFIG, size=N + HELD_OUT, plans=PLANS)
-    grid = answered.run_grid(
-        bench, path, GRID, gammas=(0.2, 0.7), alphas=(500, 40), held_out=HELD_OUT
-    )
-    SCRIPTS.chosen.run_chosen(bench, path, N, grid)
-    answered.run_controls(bench, path, N)
-    answered.run_intervention(bench, path, N)
-    answered.run_passk(bench, path, PASS, samples=SAMPLES, temperature=0.9)
+    cells = grid.run(bench, path, GRID, gammas=(0.2, 0.7), alphas=(500, 40), held_out=HELD_OUT)
+    SCRIPTS.chosen.run_chosen(bench, path, N, cells)
+    controls.run(bench, path, N)
+    intervention.run(bench, path, N)
+    passk.run(bench, path, PASS, samples=SAMPLES, temperature=0.9)
     return path
 
 
@@ -120,7 +120,7 @@ def test_costs_masks_and_outcomes_of_every_arm(folder, study, n):
             assert row["outcomes"] == f"applied:{n}"
         else:
             assert row["masked"] is row["loss_before"] is row["loss_after"] is None
-            assert row["outcomes"] == f"not_replayed:{n}"
+            assert row["outcomes"] == f"off:{n}"
 
 
 @pytest.mark.parametrize("study", [study for study, _ in STUDIES])
@@ -136,6 +136,21 @@ def test_the_csv_has_the_numbers_of_the_json(folder, study):
     findings = content["findings"]
     findings = findings["cells"] if study == "grid" else findings
     assert findings == {row["arm"]: row for row in content["table"]}
+
+
+def test_results_are_read_back_from_the_json(folder):
+    for study in ("chosen", "controls", "intervention"):
+        result = read_result(folder, study, TrialResult)
+        assert result.findings() == found_in(folder, study)["findings"]
+    cells = read_result(folder, "grid", grid.GridResult)
+    assert json.loads(json.dumps(cells.findings())) == found_in(folder, "grid")["findings"]
+    for cell in cells.cells.values():
+        settings = found_in(folder, "grid")["settings"]["arms"][cell.arm]["config"]
+        assert cell.alpha == settings["step_size"]
+        assert cell.gamma == (0.7 if "0.7" in cell.arm else 0.2)
+        assert cell.thresholds == ("fixed" if "fixed" in cell.arm else "dynamic")
+    curves = read_result(folder, "passk", passk.PassKResult)
+    assert curves.findings() == found_in(folder, "passk")["findings"]
 
 
 def test_votes_are_as_many_as_replays_seconds_buy(folder):
@@ -205,8 +220,10 @@ def test_an_arms_figure_shows_each_arms_own_interval(folder, drawn, study):
 
 def test_the_best_cell_of_the_grid_is_answered_on_the_test_split(folder):
     cells = ["γ=0.2 α=500", "γ=0.2 α=40", "γ=0.7 α=500", "γ=0.7 α=40"]
-    grid = found_in(folder, "grid")
-    best = max(cells, key=lambda arm: differences(grid, arm).sum())
+    content = found_in(folder, "grid")
+    gains = {arm: differences(content, arm).sum() for arm in cells}
+    assert len({*gains.values()}) == len(cells)  # a tie would be another question
+    best = max(cells, key=gains.__getitem__)
     arms = found_in(folder, "chosen")["settings"]["arms"]
     config = arms[f"best on the development split: {best}"]["config"]
     assert f"γ={config['threshold']:g} α={config['step_size']:g}" == best

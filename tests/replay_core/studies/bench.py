@@ -1,7 +1,8 @@
-"""A source without a harness: prompts of a tiny pair, and answers that were planted.
+"""A bench without a harness: prompts of a tiny pair, and answers that were planted.
 
 The studies do all that they do in a harness, but for asking a model: an arm's answers are those of
-its plan, which is drawn from the arm's settings alone, so that no two arms agree in any number.
+its plan, which is drawn from what the arm changes of the default settings, so that no two arms
+agree in any number, and a setting that is added changes none.
 """
 
 import json
@@ -12,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from replay_core import ReplayConfig, UsageError
+from replay_core import ReplayConfig, ReplayRecord, UsageError
+from replay_core.outcome import Outcome
+from replay_core.record import Seconds
+from replay_core.studies.answers import Answered
 from replay_core.studies.arms import Arm
-from replay_core.studies.bench import Prompts
+from replay_core.studies.bench import Prompts, Respond
 from tests.replay_core.helpers import Loaded
 
 PROMPT = "the same for every arm"
@@ -54,13 +58,13 @@ class Plans:
         self.documents, self.samples = documents, samples
         self.none = np.random.default_rng(11).random(documents) < 0.6
         self.hard = np.random.default_rng(12).random(documents)
-        self._replay = Arm("", replay).settings()
+        self._replay = _name(Arm("", replay).settings())
         self._seconds, self._plain_seconds = seconds, plain_seconds
         self._made: dict[str, Plan] = {}
 
     def of(self, settings: Mapping[str, Any]) -> Plan:
         """Return the plan of an arm with these settings, as ``Arm.settings`` gives them."""
-        name = json.dumps(settings, sort_keys=True)
+        name = _name(settings)
         if name not in self._made:
             self._made[name] = self._make(name, settings)
         return self._made[name]
@@ -71,12 +75,12 @@ class Plans:
         alone = config["method"] == "none" and settings["votes"] == 1
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         n = self.documents
-        fixing, breaking = rng.uniform(0.02, 0.4, 2)
+        fixing, breaking = rng.uniform(0.1, 0.4, 2)
         correct = np.where(self.none, rng.random(n) >= breaking, rng.random(n) < fixing)
         mean = rng.uniform(0.1, 0.9)
         if alone:
             mean = self._plain_seconds
-        if settings == self._replay:
+        if name == self._replay:
             mean = self._seconds
         spread = rng.uniform(0.8, 1.2, n)
         return Plan(
@@ -91,30 +95,58 @@ class Plans:
             steers=steers,
         )
 
-    def rows(self, arm: Arm, document: int, repeats: int) -> list[dict[str, Any]]:
-        """Return the rows of one document, as the answering of an arm makes them."""
+    def answers(self, arm: Arm, document: int, repeats: int) -> list[Answered]:
+        """Return the answers to one document, as the answering of an arm makes them."""
         plan = self.of(arm.settings())
         right = [bool(plan.correct[document])]
         if repeats > 1:
             right = [number < plan.counts[document] for number in range(repeats)]
-        masked = {"0": plan.masked[document, 0], "2": plan.masked[document, 1]}
-        return [
-            {
-                "document": document,
-                "repeat": repeat,
-                "text": RIGHT if good else WRONG,
-                "outcome": "applied" if plan.steers else "not_replayed",
-                "losses": [float(plan.before[document]), 1.0] if plan.steers else [],
-                "loss_after": float(plan.after[document]) if plan.steers else None,
-                "masked": masked if plan.steers else {},
-                "delta_norm": 1.0,
-                "seconds": float(plan.seconds[document]),
-                "new_tokens": int(plan.tokens[document]),
-                "truncated": bool(plan.truncated[document]),
-                "prompt": PROMPT,
+        known: dict[str, Any] = {
+            "new_tokens": int(plan.tokens[document]),
+            "truncated": bool(plan.truncated[document]),
+            "seconds": Seconds(decode=float(plan.seconds[document])),
+        }
+        if plan.steers:
+            known |= {
+                "outcome": Outcome.APPLIED,
+                "loss_after": float(plan.after[document]),
+                "masked_fraction": dict(zip((0, 2), plan.masked[document].tolist(), strict=True)),
             }
+        losses = (float(plan.before[document]), 1.0) if plan.steers else ()
+        return [
+            answered(arm.name, document, RIGHT if good else WRONG, repeat, losses, **known)
             for repeat, good in enumerate(right)
         ]
+
+
+def _name(settings: Mapping[str, Any]) -> str:
+    changed = ReplayConfig(**settings["config"]).model_dump(mode="json", exclude_defaults=True)
+    return json.dumps({**settings, "config": changed}, sort_keys=True)
+
+
+def answered(
+    arm: str,
+    document: int,
+    text: str,
+    repeat: int = 0,
+    losses: tuple[float, ...] = (),
+    correct: float = 0.0,
+    **known: Any,
+) -> Answered:
+    """Return a planted answer; ``known`` are fields of its record."""
+    names = dict.fromkeys(("pair", "policy_revision", "base_revision", "config_hash"), "planted")
+    plain = {"versions": {}, "method": "none", "outcome": Outcome.OFF, "delta_norm": 1.0}
+    record = ReplayRecord(**{**names, **plain, **known})
+    return Answered(
+        arm=arm,
+        document=document,
+        repeat=repeat,
+        text=text,
+        correct=correct,
+        prompt=PROMPT,
+        losses=losses,
+        record=record,
+    )
 
 
 @dataclass
@@ -150,6 +182,14 @@ class Bench:
     def prompts(self, documents: Sequence[int]) -> list[Prompts]:
         return [Prompts(dict(self.inputs(d)), {}, (d,)) for d in documents]
 
+    def answer(self, documents: Sequence[int], respond: Respond) -> list[str]:
+        """Answer each document alone, as the numbers of its new tokens."""
+        texts = []
+        for prompts in self.prompts(documents):
+            new = respond(prompts)[:, prompts.inputs["input_ids"].shape[1] :]
+            texts += [" ".join(map(str, row)) for row in new.tolist()]
+        return texts
+
     def score(self, document: int, text: str, metric: str | None = None) -> float:
         return float(text in self.right)
 
@@ -165,16 +205,23 @@ class Bench:
 
 
 class Answerer:
-    """Stands in for the answering of an arm: gives the rows of the bench's plans."""
+    """Stands in for the answering of an arm: gives the answers of the bench's plans."""
 
-    def __init__(self, bench: Bench, arm: Arm, documents: Sequence[int], sampling: Any) -> None:
-        self.bench, self.arm = bench, arm
+    def __init__(
+        self, bench: Bench, arm: Arm, documents: Sequence[int], metric: str | None, sampling: Any
+    ) -> None:
+        self.bench, self.arm, self.metric = bench, arm, metric
 
-    def rows(self, chunk: Sequence[int], repeats: int) -> list[dict[str, Any]]:
-        made = []
-        for document in chunk:
-            assert self.bench.plans is not None
-            rows = self.bench.plans.rows(self.arm, document, repeats)
-            texts = self.bench.texts.get(document, [row["text"] for row in rows])
-            made += [{**row, "text": text} for row, text in zip(rows, texts, strict=True)]
-        return made
+    def answers(self, chunk: Sequence[int], repeats: int) -> list[Answered]:
+        return [one for document in chunk for one in self._answers(document, repeats)]
+
+    def _answers(self, document: int, repeats: int) -> list[Answered]:
+        assert self.bench.plans is not None
+        made = self.bench.plans.answers(self.arm, document, repeats)
+        texts = self.bench.texts.get(document, [one.text for one in made])
+        return [
+            one.model_copy(
+                update={"text": text, "correct": self.bench.score(document, text, self.metric)}
+            )
+            for one, text in zip(made, texts, strict=True)
+        ]

@@ -9,7 +9,7 @@ STUDIES = ("chosen", "drift", "perturbation", "intervention", "grid", "controls"
 
 
 def arm(name: str, difference: float, low: float, high: float, **values: Any) -> Found:
-    """Return an arm's row as ``arms_study`` writes it; ``values`` name what else is planted."""
+    """Return an arm's row as a trial writes it; ``values`` name what else is planted."""
     plain = {"arm": name, "n": 731, "baseline": 0.412, "score": 0.437, "fixed": 31, "broken": 17}
     plain |= {"p": 0.0423, "holm_p": 0.1234, "permutation_p": 0.0555, "masked": 0.678}
     plain |= {"minimum_detectable": 0.0345, "seconds": 1.234, "outcomes": "applied:731"}
@@ -113,19 +113,23 @@ def perturbation() -> Found:
 
 
 def grid() -> Found:
-    def cell(name: str, difference: float, fixed: int, broken: int, **values: Any) -> Found:
+    def cell(gamma: float, alpha: float, difference: float, kind: str, **values: Any) -> Found:
+        name = f"{'fixed as ' if kind == 'fixed' else ''}γ={gamma:g} α={alpha:g}"
         ends = {"low": difference - 0.02, "high": difference + 0.03}
-        return arm(name, difference, **ends, fixed=fixed, broken=broken, **values)
+        place = {"gamma": gamma, "alpha": alpha, "thresholds": kind}
+        return arm(name, difference, **ends, **place, **values)
 
     rows = [
-        cell("γ=0.2 α=2900", 0.017, 14, 5, p=0.064, masked=0.312),
-        cell("γ=0.2 α=40", 0.011, 8, 3, p=0.23, masked=0.313),
-        cell("fixed as γ=0.2 α=2900", -0.009, 6, 11, p=0.33, masked=0.297),
-        cell("γ=0.7 α=2900", -0.024, 2, 19, p=0.00022, masked=0.864),
-        cell("fixed as γ=0.7 α=2900", 0.036, 23, 4, p=0.00031, masked=None),
+        cell(0.2, 2900, 0.017, "dynamic", fixed=14, broken=5, p=0.064, masked=0.312),
+        cell(0.2, 40, 0.011, "dynamic", fixed=8, broken=3, p=0.23, masked=0.313),
+        cell(0.2, 2900, -0.009, "fixed", fixed=6, broken=11, p=0.33, masked=0.297),
+        cell(0.7, 2900, -0.024, "dynamic", fixed=2, broken=19, p=0.00022, masked=0.864),
+        cell(0.7, 2900, 0.036, "fixed", fixed=23, broken=4, p=0.00031, masked=None),
     ]
     findings = {
         "cells": {row["arm"]: row for row in rows},
+        "curves": {"γ=0.2 α=2900": [3.25, 1.75], "none": []},
+        "thresholds": {"0.2": {"0": 0.31}},
         "fixed_thresholds_from": "the mean of γ·max entropy over 47 held-out documents",
         "own_step_size": 2900.0,
         "own_threshold": 0.2,
