@@ -2,7 +2,8 @@
 
 import pytest
 
-from replay_core.studies.passk import PassKResult, report
+from replay_core import ReplayConfig
+from replay_core.studies.passk import PassKResult, arms_of, report
 from replay_core.studies.report import read_result
 
 LOGGED = {
@@ -39,3 +40,16 @@ def test_each_arm_is_told_on_a_line_and_drawn(result, tmp_path):
     assert "@2 0.667 [" in policy  # 1, 0 and 1 by item
     assert "@3" not in longer
     assert (tmp_path / "passk.png").stat().st_size > 5000
+
+
+def test_the_arms_are_the_papers_with_injection_beside_them():
+    config = ReplayConfig(threshold=0.2, layers=(0, 2))
+    arms = {arm.name: arm.config for arm in arms_of(config)}
+    methods = {name: arm.method for name, arm in arms.items()}
+    assert methods == {
+        "base": "base",
+        "policy": "none",
+        "policy + replay": "replay",
+        "policy + inject": "inject",
+    }
+    assert all(arm.changed(method="replay") == config for arm in arms.values())
