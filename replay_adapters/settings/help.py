@@ -15,7 +15,7 @@ from typing import NoReturn
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from replay_adapters.settings.run_options import AS_TYPED, PREFIX, PairOptions, RunOptions
+from replay_adapters.settings.run_options import AS_TYPED, PREFIX, RunOptions
 from replay_core import ReplayConfig
 
 _WIDTH = 96
@@ -67,10 +67,10 @@ def vlmevalkit_options() -> str:
 def _listed(notes: Mapping[str, str]) -> str:
     """Return every option with its values, default and meaning; ``notes`` stand behind some."""
     entries = []
-    for model, prefix in ((PairOptions, ""), (RunOptions, PREFIX), (ReplayConfig, PREFIX)):
+    for model, prefix in ((RunOptions, ""), (ReplayConfig, PREFIX)):
         meanings = meanings_of(model)
         for name, field in model.model_fields.items():
-            text = f"{meanings[name]} {notes.get(name, '')}".strip()
+            text = f"{meanings[name]} {notes.get(name.removeprefix(PREFIX), '')}".strip()
             told = textwrap.fill(text, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
             entries.append(f"\n  {prefix}{name}  ({_values(name, field)})\n{told}")
     return "\n".join(entries)

@@ -1,7 +1,5 @@
 """From a model's arguments in VLMEvalKit to the resolved settings, without the harness."""
 
-import difflib
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -11,9 +9,10 @@ from typing import Any
 
 from replay_adapters.settings.options import Settings, check_checkpoints, resolve
 from replay_adapters.settings.processors import processor_revision
-from replay_adapters.settings.run_options import PREFIX, PairOptions, RunOptions
+from replay_adapters.settings.run_options import PAIR_OPTIONS, PREFIX, REPLAY_OPTIONS
 from replay_adapters.vlmevalkit import CLASSES, NOT_IN_REPLAY
-from replay_core import ReplayConfig, UsageError
+from replay_core import UsageError
+from replay_core.errors import did_you_mean
 from replay_core.pair.identity import checkpoint_revision
 from replay_core.pair.lora import adapted_base
 
@@ -28,11 +27,13 @@ CLASS_ARGUMENTS = {
     "Qwen3VLChatReplay": (*_COMMON, "presence_penalty"),
 }
 OUR_ARGUMENTS = ("samples", "processor", "device", "attn_implementation")
-_REPLAY_OPTIONS = (
-    *ReplayConfig.model_fields,  # "method" is refused by the launcher, with its reason
-    *(name for name in RunOptions.model_fields if name not in NOT_IN_REPLAY),
-)
-_PAIR_ARGUMENTS = tuple(PairOptions.model_fields)
+# What --replay takes; "method" is refused by the launcher, with its reason.
+_REPLAY = [
+    option
+    for option in REPLAY_OPTIONS
+    if option == f"{PREFIX}method" or option.removeprefix(PREFIX) not in NOT_IN_REPLAY
+]
+_TAKEN = sorted({*_REPLAY, *sum(CLASS_ARGUMENTS.values(), ()), *OUR_ARGUMENTS, "dtype"})
 _DECODING = ("max_new_tokens", "top_p", "top_k", "temperature", "repetition_penalty")
 
 
@@ -40,11 +41,12 @@ _DECODING = ("max_new_tokens", "top_p", "top_k", "temperature", "repetition_pena
 class Planned:
     """One model of a run, checked and resolved.
 
-    ``harness`` are the arguments of the harness's class; ``greedy``, whether its own sampling is
-    replaced by plain argmax; ``fingerprint``, 16 digits that change with settings, weights and
-    versions.
+    ``arguments`` are what it was planned from, ``harness`` the arguments of the harness's class;
+    ``greedy``, whether its own sampling is replaced by plain argmax; ``fingerprint``, 16 digits
+    that change with settings, weights and versions.
     """
 
+    arguments: dict[str, Any]
     class_name: str
     settings: Settings
     samples: int
@@ -96,14 +98,15 @@ def plan(arguments: Mapping[str, Any], class_name: str | None = None) -> Planned
     samples = _samples(settings.rest)
     harness, greedy = _harness_arguments(settings, chosen, samples)
     return Planned(
-        chosen,
-        settings,
-        samples,
-        greedy,
-        settings.rest.get("device"),
-        settings.rest.get("attn_implementation"),
-        harness,
-        _fingerprint(settings, chosen),
+        arguments=dict(arguments),
+        class_name=chosen,
+        settings=settings,
+        samples=samples,
+        greedy=greedy,
+        device=settings.rest.get("device"),
+        attn_implementation=settings.rest.get("attn_implementation"),
+        harness=harness,
+        fingerprint=_fingerprint(settings, chosen),
     )
 
 
@@ -121,21 +124,16 @@ def parse_options(text: str) -> dict[str, Any]:
         name, equals, value = part.strip().partition("=")
         if not name or not equals:
             raise UsageError(f"--replay {text} is not a list of NAME=VALUE with commas between")
-        if name in _REPLAY_OPTIONS:
+        if PREFIX + name in _REPLAY:
             name = PREFIX + name
-        elif not name.startswith(PREFIX) and name not in _options():
-            close = difflib.get_close_matches(name, _options(), n=1)
-            hint = f"did you mean {close[0].removeprefix(PREFIX)}? " if close else ""
-            allowed = ", ".join(option.removeprefix(PREFIX) for option in _options())
-            raise UsageError(f"--replay {name} is not an option; {hint}Options: {allowed}")
+        elif not name.startswith(PREFIX) and name not in _TAKEN:
+            allowed = [option.removeprefix(PREFIX) for option in _TAKEN]
+            raise UsageError(
+                f"--replay {name} is not an option; {did_you_mean(name, allowed)}"
+                f"Options: {', '.join(allowed)}"
+            )
         options[name] = _value(value.strip())
     return options
-
-
-def _options() -> list[str]:
-    replay = [PREFIX + name for name in _REPLAY_OPTIONS]
-    classes = {name for names in CLASS_ARGUMENTS.values() for name in names}
-    return sorted({*replay, *classes, *OUR_ARGUMENTS, "dtype"})
 
 
 def _value(text: str) -> Any:
@@ -148,16 +146,13 @@ def _value(text: str) -> Any:
 
 
 def _refuse_unknown(rest: Mapping[str, Any], class_name: str) -> None:
-    known = (*CLASS_ARGUMENTS[class_name], *OUR_ARGUMENTS, "max_num_frames")
+    known = {*CLASS_ARGUMENTS[class_name], *OUR_ARGUMENTS, *PAIR_OPTIONS}
     for name in rest:
-        if name not in known:
-            every = [*known, *_PAIR_ARGUMENTS, *_options()]
-            close = difflib.get_close_matches(name, every, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
+        if name not in known | {"max_num_frames"}:
             raise UsageError(
-                f"{name} is not an argument of {class_name}; {hint}"
-                f"Arguments: {', '.join(sorted({*known, *_PAIR_ARGUMENTS} - {'max_num_frames'}))}, "
-                f"and the options {PREFIX}…"
+                f"{name} is not an argument of {class_name}; "
+                f"{did_you_mean(name, [*sorted(known), *_TAKEN])}"
+                f"Arguments: {', '.join(sorted(known))}, and the options {PREFIX}…"
             )
 
 
@@ -204,15 +199,13 @@ def _harness_arguments(
     return values, greedy
 
 
-def _fingerprint(settings: Settings, class_name: str) -> str:
+def _fingerprint(settings: Settings, chosen: str) -> str:
     """Return 16 digits of everything an answer depends on; devices are left out."""
     method, pair = settings.config.method, settings.pair
     onto = pair.base if adapted_base(pair.policy) is not None else None
     revisions = [checkpoint_revision(pair.policy, onto=onto), processor_revision(settings)]
     if method != "none":
         revisions.append(checkpoint_revision(pair.base))
-    summary = settings.resolved()
-    arguments = summary["harness_arguments"]
-    summary["harness_arguments"] = {k: v for k, v in arguments.items() if k != "device"}
-    parts = [summary, class_name, revisions, version("activation-replay")]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    anywhere = {name: value for name, value in settings.rest.items() if name != "device"}
+    made = replace(settings, rest=anywhere)
+    return made.fingerprint(chosen, revisions, version("activation-replay"))

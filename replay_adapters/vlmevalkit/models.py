@@ -14,7 +14,6 @@ from replay_adapters.settings.options import check_checkpoints
 from replay_adapters.settings.pairs import Protocol
 from replay_adapters.settings.processors import processor_of
 from replay_adapters.settings.protocol import edit_last_text
-from replay_adapters.vlmevalkit import patches
 from replay_adapters.vlmevalkit.arguments import Planned, plan
 from replay_adapters.vlmevalkit.inputs import (
     Reading,
@@ -23,26 +22,14 @@ from replay_adapters.vlmevalkit.inputs import (
     built,
     check_present,
 )
-from replay_adapters.vlmevalkit.scoring import shown
+from replay_adapters.vlmevalkit.journal import keep, note_sample, noted_sample, shown
+from replay_adapters.vlmevalkit.patches import gpu_memory_known, own_device
 from replay_core import Outcome, ReplayRecord, Steered
 from replay_core.answer import Recent, answer
 from replay_core.model.inputs import split_arguments
 from replay_core.outcome import SampleReplay
 from replay_core.record import make_record
 from replay_core.seeds import stable_seed
-
-
-class Build:
-    """What stands in the harness's table of models: builds the class that fits the checkpoint."""
-
-    def __init__(self, **arguments: Any) -> None:
-        self.arguments = arguments
-
-    def __call__(self, **more: Any) -> "ReplayMixin":
-        """Return the model; ``more`` is what the harness adds for some names."""
-        given = {**self.arguments, **more}
-        kind: type[ReplayMixin] = globals()[plan(given).class_name]
-        return kind(**given)
 
 
 class ReplayMixin:
@@ -58,11 +45,15 @@ class ReplayMixin:
     fps: Any
     nframe: Any
 
-    def __init__(self, model_path: str | None = None, **arguments: Any) -> None:
-        self.plan: Planned = plan({"model_path": model_path, **arguments}, type(self).__name__)
+    def __init__(
+        self, model_path: str | None = None, *, planned: Planned | None = None, **arguments: Any
+    ) -> None:
+        """Build the model from its arguments, or from what they were ``planned`` to be."""
+        given = {"model_path": model_path, **arguments}
+        self.plan = planned or plan(given, type(self).__name__)
         self.settings = self.plan.settings
         config = check_checkpoints(self.settings)
-        device = self.plan.device or patches.own_device()
+        device = self.plan.device or own_device()
         dtype = self.settings.dtype or "auto"
         loading = {
             "device_map": device,
@@ -75,7 +66,7 @@ class ReplayMixin:
         self.steered: Any = Steered(self.pair, self.settings.config)
         self.identity = identity_of(self.pair, self.settings)
         source = processor_of(self.settings).source
-        with already_loaded(policy), patches.gpu_memory_known(type(self)):
+        with already_loaded(policy), gpu_memory_known(type(self)):
             super().__init__(model_path=source, **self.plan.harness)  # type: ignore[call-arg]
         self.reading = Reading()
         self.processor = _OnDevice(self.processor, policy.device, self.reading)
@@ -89,7 +80,7 @@ class ReplayMixin:
 
     def build_prompt(self, line: Any, dataset: Any, **more: Any) -> Any:
         """Build the harness's custom prompt, noting which sample it is for."""
-        patches.note_sample(line)
+        note_sample(line)
         build = super().build_prompt  # type: ignore[misc]
         return built(build, line, line, dataset, **more)
 
@@ -117,13 +108,13 @@ class ReplayMixin:
         sample = SampleReplay(Outcome.UNREADABLE_INPUT)
         record = make_record(self.pair, self.settings.config, sample, error=str(fault))
         count = self.plan.samples
-        patches.keep(patches.sample_index(), [""] * count, [record.model_dump(mode="json")] * count)
+        keep([""] * count, [record.model_dump(mode="json")] * count)
         return shown("")
 
     def generate_inner(self, message: list[dict[str, Any]], dataset: str | None = None) -> str:
         """Return the answer to a prompt, or the first of its ``samples``; keep all with records."""
         message = _asked(message, self.settings.protocol)
-        index = patches.sample_index()
+        index = noted_sample()
         answers = []
         self._records.clear()
         try:
@@ -134,7 +125,7 @@ class ReplayMixin:
         finally:
             self.recent.forget()  # nothing outlives a sample
         records = [record.model_dump(mode="json") for record in self._records]
-        patches.keep(index, answers, records)
+        keep(answers, records)
         return shown(answers[0])
 
     def _generate(self, **arguments: Any) -> Any:

@@ -7,7 +7,7 @@ import pytest
 
 from replay_adapters.settings import help as shown
 from replay_adapters.settings.options import resolve
-from replay_adapters.settings.run_options import PairOptions, RunOptions
+from replay_adapters.settings.run_options import RunOptions
 from replay_core import ReplayConfig, UsageError
 from tests.replay_adapters.test_readme import first_cells
 
@@ -78,7 +78,7 @@ def test_the_help_for_vlmevalkit_says_what_its_replay_argument_does_not_take():
         assert told == taken, name
 
 
-@pytest.mark.parametrize("model", [PairOptions, RunOptions, ReplayConfig])
+@pytest.mark.parametrize("model", [RunOptions, ReplayConfig])
 def test_every_option_has_values_and_a_meaning(model):
     meanings = shown.meanings_of(model)
     assert meanings.keys() == model.model_fields.keys()

@@ -4,6 +4,7 @@ import base64
 import inspect
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cv2
 import pandas as pd
@@ -13,7 +14,8 @@ from PIL import Image
 from qwen_vl_utils import vision_process
 from transformers import ProcessorMixin
 
-from replay_adapters.vlmevalkit import inputs, patches
+from replay_adapters.session.session import Session, opened
+from replay_adapters.vlmevalkit import inputs
 from replay_core import Outcome, Steered
 from tests.replay_adapters.vlmevalkit.conftest import SMALL
 from tests.support.unreadable import broken_pictures, png, write_broken_clips, write_clip
@@ -50,11 +52,15 @@ def clips(tmp_path_factory):
 
 
 @pytest.fixture
-def kept(monkeypatch):
+def kept():
     """What is written down for each sample: its answers and records."""
     lines = []
-    monkeypatch.setattr(patches, "keep", lambda index, *line: lines.append(line))
-    return lines
+
+    def add(line):
+        lines.append((line["predictions"], line["replay"]))
+
+    with opened(Session(journal=SimpleNamespace(add=add))):
+        yield lines
 
 
 def unread(model, kept, part):

@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 import types
+from collections import Counter
 
 import pytest
 
+from replay_adapters.settings import pairs
 from replay_adapters.settings.help import vlmevalkit_options
-from replay_adapters.vlmevalkit import launcher
+from replay_adapters.vlmevalkit import arguments, launcher, names
 
 
 @pytest.fixture
@@ -89,7 +91,11 @@ def test_our_models_get_their_full_names_and_the_harness_keeps_its_own_arguments
     run = launcher.prepare(argv)
     (full,) = run.ours
     assert full.rpartition("-")[0] == "demo-replay"
-    assert run.ours[full] == {"pair": "demo", "replay_method": "replay", "replay_steps": 3}
+    assert run.ours[full].arguments == {
+        "pair": "demo",
+        "replay_method": "replay",
+        "replay_steps": 3,
+    }
     assert run.argv == [
         *("--mode", "infer", "--judge", "exact_matching", "--work-dir", "./outputs"),
         *("--model", full, "--data", "replay_demo"),
@@ -97,6 +103,33 @@ def test_our_models_get_their_full_names_and_the_harness_keeps_its_own_arguments
     (other,) = launcher.prepare([*DEMO, "--replay", "steps=4"]).ours
     assert other != full
     assert list(launcher.prepare([*DEMO, "--replay", "steps=3"]).ours) == [full]
+
+
+def test_a_run_reads_each_pair_file_and_plans_each_model_once(monkeypatch, tmp_path):
+    read, planned = Counter(), []
+    parse, plan = pairs.yaml.safe_load, arguments.plan
+
+    def parsing(text):
+        read[text] += 1
+        return parse(text)
+
+    def planning(*given):
+        planned.append(given)
+        return plan(*given)
+
+    pairs._parsed.cache_clear()
+    monkeypatch.setattr(pairs.yaml, "safe_load", parsing)
+    for module in (arguments, names):
+        monkeypatch.setattr(module, "plan", planning)
+    run = launcher.prepare(["--model", "demo-replay", "demo-none", "--data", "replay_demo"])
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"model": {"demo-base": {}}, "data": {"replay_demo": {}}}))
+    launcher.prepare(["--config", str(file), "--work-dir", str(tmp_path)])
+    assert len(read) == len(pairs.pair_names())
+    assert set(read.values()) == {1}
+    assert len(planned) == 3
+    assert [names.Build(given).planned for given in run.ours.values()] == list(run.ours.values())
+    assert len(planned) == 3
 
 
 def test_a_run_file_reaches_the_harness_with_full_names_and_classes(tmp_path):
@@ -156,7 +189,7 @@ def test_a_process_that_stops_ends_with_1_and_the_first_says_what_is_answered(
 
 def test_names_are_read_from_the_harness_source_without_importing_it():
     code = (
-        "import sys; from replay_adapters.vlmevalkit import launcher as l;"
+        "import sys; from replay_adapters.vlmevalkit import upstream as l;"
         "assert {'GPT4o', 'Qwen2.5-VL-7B-Instruct'} <= l.stock_models(None);"
         "assert {'Qwen2VLChat', 'Qwen3VLChat', 'GPT4V'} <= l.stock_classes(None);"
         "assert 'vlmeval' not in sys.modules"

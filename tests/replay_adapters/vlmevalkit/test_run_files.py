@@ -42,7 +42,7 @@ def test_a_run_file_is_accepted_and_its_arms_differ_in_the_method_only(path, mon
     )
     monkeypatch.setattr(f"{arguments}.processor_revision", lambda settings: revision("processor"))
     run = launcher.prepare(["--config", str(path), "--work-dir", str(tmp_path)])
-    arms = [dict(arguments) for arguments in run.ours.values()]
+    arms = [dict(planned.arguments) for planned in run.ours.values()]
     methods = [arm.pop("replay_method") for arm in arms]
     assert methods == ["none", "replay", "inject"][: len(arms)]
     assert len(arms) == (3 if path.stem in RELEASE_INJECTS else 2)
