@@ -9,19 +9,14 @@ from transformers import BatchFeature
 from transformers.utils import is_flash_attn_2_available
 from vlmeval.vlm import Qwen2VLChat, Qwen3VLChat
 
+from replay_adapters.media import UnreadableInput
 from replay_adapters.session.standin import Answering, already_loaded, identity_of, load_for_method
 from replay_adapters.settings.options import check_checkpoints
 from replay_adapters.settings.pairs import Protocol
 from replay_adapters.settings.processors import processor_of
 from replay_adapters.settings.protocol import edit_last_text
 from replay_adapters.vlmevalkit.arguments import Planned, plan
-from replay_adapters.vlmevalkit.inputs import (
-    Reading,
-    UnreadableInput,
-    UnreadPrompt,
-    built,
-    check_present,
-)
+from replay_adapters.vlmevalkit.inputs import Reading, UnreadPrompt, built, check_present
 from replay_adapters.vlmevalkit.journal import keep, note_sample, noted_sample, shown
 from replay_adapters.vlmevalkit.patches import gpu_memory_known, own_device
 from replay_core import Outcome, ReplayRecord, Steered

@@ -7,7 +7,8 @@ from typing import Any
 
 from loguru import logger
 
-from replay_adapters.vlmevalkit.journal import Journal, Line, plain, read_lines, shown
+from replay_adapters.vlmevalkit.journal import Journal, plain, shown
+from replay_core.jsonl import Line, read_lines
 
 # How the harness's scorers call the column that tells whether an item is right.
 _COLUMNS = ("hit", "score")
