@@ -22,7 +22,7 @@ from tests.support.unreadable import broken_pictures, png, write_broken_clips, w
 
 QUESTION = {"type": "text", "value": "What is it?"}
 PICTURES = broken_pictures()
-CLIPS = ("empty", "garbage", "cut", "damaged", "one_frame", "long_drawn", "sound_only")
+CLIPS = ("empty", "garbage", "cut", "damaged", "long_drawn", "sound_only")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,6 @@ def test_a_broken_clip_is_its_samples_outcome(model, kept, clips, monkeypatch, k
     monkeypatch.setattr(model, "fps", rate)
     reason = unread(model, kept, {"type": "video", "value": str(clips[kind])})
     told = {
-        "one_frame": "it has 1 frame, and a clip needs 2",
         "long_drawn": "its frames of 4400 by 20 pixels are drawn out too long",
         "sound_only": "DECORDError: st_nb >= 0",
     }
@@ -112,8 +111,24 @@ def test_the_other_classes_name_what_they_cannot_read(make, kept, clips, tmp_pat
     path.write_bytes(PICTURES["cut"])
     model = make(family, nframe=4)
     assert unread(model, kept, {"type": "image", "value": str(path)}).startswith("OSError: image f")
-    clip = {"type": "video", "value": str(clips["one_frame"])}
-    assert unread(model, kept, clip) == "it has 1 frame, and a clip needs 2"
+    clip = {"type": "video", "value": str(clips["long_drawn"])}
+    told = "its frames of 4400 by 20 pixels are drawn out too long"
+    assert unread(model, kept, clip) == told
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("rate", [None, 2])
+def test_a_clip_of_one_frame_is_answered(make, kept, tmp_path, monkeypatch, family, rate):
+    """As in lmms-eval: the processors repeat the frame."""
+    small = {"min_pixels": 4096, "max_pixels": 65536} if family == "qwen3_vl" else {}
+    model = make(family, nframe=4, **small)
+    model.fps = rate
+    seen = _watch(model, monkeypatch)
+    path = write_clip(tmp_path / "one.mp4", 1)
+    assert model.generate([{"type": "video", "value": str(path)}, QUESTION], dataset="mine") != " "
+    assert seen["video_grid_thw"][:, 0].tolist() == [1]
+    (_, (record,)) = kept.pop()
+    assert record["outcome"] == Outcome.OFF
 
 
 def test_a_file_that_is_not_there_is_named(model, kept, tmp_path):
