@@ -24,13 +24,6 @@ Options of this package's models, in --model_args as NAME=VALUE with commas betw
 preset wins over the defaults listed here, and what is given wins over both; `activation-replay
 pairs` lists the pairs. `lmms_eval eval --help` lists lmms-eval's own arguments.
 """
-_VLMEVALKIT = """
-Options of this package's models. --replay takes them as NAME=VALUE with commas between, without
-their replay_, and the arguments of the harness's class beside them (max_pixels, max_new_tokens,
-temperature …). In a run file (--config) they stand beside "class" as they are named here. A
-pair's preset wins over the defaults listed here, and what is given wins over both;
-`activation-replay pairs` lists the pairs.
-"""
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:
@@ -52,20 +45,14 @@ def print_help(harness: Callable[[], object], options: str) -> NoReturn:
 
 def lmms_eval_options() -> str:
     """Return the options as they are typed in lmms-eval."""
-    return _LMMS_EVAL + _listed({})
+    return _LMMS_EVAL + listed({})
 
 
-def vlmevalkit_options() -> str:
-    """Return the options as they are typed in VLMEvalKit."""
-    from replay_adapters.vlmevalkit import NOT_IN_REPLAY
+def listed(notes: Mapping[str, str]) -> str:
+    """Return every option with its values, default and meaning.
 
-    return _VLMEVALKIT + _listed(
-        {name: f"Not in --replay: {why}." for name, why in NOT_IN_REPLAY.items()}
-    )
-
-
-def _listed(notes: Mapping[str, str]) -> str:
-    """Return every option with its values, default and meaning; ``notes`` stand behind some."""
+    ``notes``, by option without ``replay_``, stand behind the meaning.
+    """
     entries = []
     for model, prefix in ((RunOptions, ""), (ReplayConfig, PREFIX)):
         meanings = meanings_of(model)

@@ -12,11 +12,11 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from replay_adapters.console import check_transformers, refuse
-from replay_adapters.settings.help import asks_for_help, print_help, vlmevalkit_options
-from replay_adapters.vlmevalkit import CLASSES, register
+from replay_adapters.settings.help import asks_for_help, listed, print_help
+from replay_adapters.vlmevalkit import CLASSES, NOT_IN_REPLAY, register
 from replay_adapters.vlmevalkit.status import Run, verdict
 from replay_adapters.vlmevalkit.upstream import (
     load_run_script,
@@ -27,8 +27,18 @@ from replay_adapters.vlmevalkit.upstream import (
 )
 from replay_core import UsageError
 
+if TYPE_CHECKING:
+    from replay_adapters.vlmevalkit.arguments import Planned
+
 PROGRAM = "vlmeval_replay"
 FAILED = 1
+_OPTIONS = """
+Options of this package's models. --replay takes them as NAME=VALUE with commas between, without
+their replay_, and the arguments of the harness's class beside them (max_pixels, max_new_tokens,
+temperature …). In a run file (--config) they stand beside "class" as they are named here. A
+pair's preset wins over the defaults listed here, and what is given wins over both;
+`activation-replay pairs` lists the pairs.
+"""
 OUR_FLAGS = ("--replay", "--samples", "--vlmevalkit", "--help")
 
 
@@ -61,6 +71,11 @@ def main() -> None:
             sys.exit(FAILED)
 
 
+def options() -> str:
+    """Return the options as they are typed in VLMEvalKit."""
+    return _OPTIONS + listed({k: f"Not in --replay: {why}." for k, why in NOT_IN_REPLAY.items()})
+
+
 def _print_help(argv: list[str]) -> NoReturn:
     """Print the run script's help, and what this command has beside it."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -69,7 +84,7 @@ def _print_help(argv: list[str]) -> NoReturn:
     package_folder(checkout)
     sys.argv[1:] = ["--help"]
     ours = str(__doc__).replace("``", "")
-    print_help(lambda: load_run_script(checkout).main(), f"\n{ours}{vlmevalkit_options()}")
+    print_help(lambda: load_run_script(checkout).main(), f"\n{ours}{options()}")
 
 
 def prepare(argv: list[str]) -> Run:
@@ -123,8 +138,8 @@ def _with_models(run: Run, asked: argparse.Namespace) -> Run:
     stock = stock_models(run.checkout)
     run.datasets = list(asked.data)
     for name in asked.model:
-        arguments = arguments_of(name, stock)
-        run.models.append(name if arguments is None else _add(run, name, {**arguments, **options}))
+        known = arguments_of(name, stock)
+        _take(run, name, known and {**known, **options})
     if options and not run.ours:
         raise UsageError(
             f"--replay and --samples are for this package's models, but --model "
@@ -144,22 +159,22 @@ def _with_config(run: Run, path: Path) -> Run:
     stock, classes = stock_models(run.checkout), stock_classes(run.checkout)
     changed: dict[str, Any] = {}
     for name, entry in config["model"].items():
-        arguments = dict(entry)
-        kind = arguments.pop("class", None)
-        known = arguments_of(name, stock) if kind is None else {}
-        if kind is not None and kind not in (*CLASSES, *classes):
+        given = dict(entry)
+        kind = given.pop("class", None)
+        if kind is None:
+            known = arguments_of(name, stock)
+        elif kind in (*CLASSES, *classes):
+            known = {} if kind in CLASSES else None
+        else:
             raise UsageError(
                 f"model {name} in {path} has class {kind}, which is neither a class of VLMEvalKit "
                 f"nor one of {', '.join(CLASSES)}"
             )
-        if known is None or (kind is not None and kind not in CLASSES):
+        planned = _take(run, name, None if known is None else {**known, **given}, kind)
+        if planned is None:
             changed[name] = entry
-            run.models.append(name)
-            continue
-        full = _add(run, name, {**known, **arguments}, kind)
-        planned = run.ours[full]
-        changed[full] = {"class": planned.class_name, **planned.arguments}
-        run.models.append(full)
+        else:
+            changed[run.models[-1]] = {"class": planned.class_name, **planned.arguments}
     if run.ours:
         from replay_adapters.vlmevalkit.journal import write_json
 
@@ -170,15 +185,21 @@ def _with_config(run: Run, path: Path) -> Run:
     return run
 
 
-def _add(run: Run, name: str, arguments: dict[str, Any], class_name: str | None = None) -> str:
-    """Check one of our models and return its full name."""
+def _take(
+    run: Run, name: str, arguments: dict[str, Any] | None, class_name: str | None = None
+) -> "Planned | None":
+    """Add a model to the run; one of ours, which has ``arguments``, checked and by full name."""
     from replay_adapters.vlmevalkit.arguments import plan
 
+    if arguments is None:
+        run.models.append(name)
+        return None
     planned = plan(arguments, class_name)
-    full = f"{name}-{planned.fingerprint[:8]}"
-    run.ours[full] = planned
     planned.settings.check_tasks(run.datasets)
-    return full
+    full = f"{name}-{planned.fingerprint[:8]}"
+    run.models.append(full)
+    run.ours[full] = planned
+    return planned
 
 
 def read_config(path: Path) -> dict[str, Any]:

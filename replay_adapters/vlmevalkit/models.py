@@ -12,7 +12,6 @@ from vlmeval.vlm import Qwen2VLChat, Qwen3VLChat
 from replay_adapters.media import UnreadableInput
 from replay_adapters.session.standin import Answering, already_loaded, identity_of, load_for_method
 from replay_adapters.settings.options import check_checkpoints
-from replay_adapters.settings.pairs import Protocol
 from replay_adapters.settings.processors import processor_of
 from replay_adapters.settings.protocol import edit_last_text
 from replay_adapters.vlmevalkit.arguments import Planned, plan
@@ -108,7 +107,8 @@ class ReplayMixin:
 
     def generate_inner(self, message: list[dict[str, Any]], dataset: str | None = None) -> str:
         """Return the answer to a prompt, or the first of its ``samples``; keep all with records."""
-        message = _asked(message, self.settings.protocol)
+        message = list(message)
+        edit_last_text(message, self.settings.protocol, "value")
         index = noted_sample()
         answers = []
         self._records.clear()
@@ -184,10 +184,3 @@ def _attention(device: Any, dtype: Any) -> str:
     half = str(dtype).removeprefix("torch.") in ("bfloat16", "float16")
     on_gpu = str(device) != "cpu" and torch.cuda.is_available()
     return "flash_attention_2" if half and on_gpu and is_flash_attn_2_available() else "sdpa"
-
-
-def _asked(message: list[dict[str, Any]], protocol: Protocol) -> list[dict[str, Any]]:
-    """Return a message whose last text, the question, is asked in the pair's way."""
-    edited = list(message)
-    edit_last_text(edited, protocol, "value")
-    return edited

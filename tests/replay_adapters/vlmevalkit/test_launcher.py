@@ -9,7 +9,6 @@ from collections import Counter
 import pytest
 
 from replay_adapters.settings import pairs
-from replay_adapters.settings.help import vlmevalkit_options
 from replay_adapters.vlmevalkit import arguments, launcher, names
 
 
@@ -162,7 +161,7 @@ def test_help_is_the_run_scripts_own_with_ours_behind_it(harness, monkeypatch, c
     assert not ended.value.code
     assert told.startswith("usage: vlmeval_replay")
     assert told.index("--judge-base-url") < told.index("--replay NAME=VALUE")
-    assert told.rstrip().endswith(vlmevalkit_options().rstrip())
+    assert told.rstrip().endswith(launcher.options().rstrip())
 
 
 @pytest.mark.parametrize(("rank", "told"), [("0", "failed: demo-replay-"), ("1", "")])
