@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from replay_adapters.vlmevalkit.arguments import Planned
+    from replay_adapters.vlmevalkit.planned import Planned
 
 # Model class → the class of the harness that it is, and the architectures that one knows.
 CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -48,7 +48,8 @@ def register(models: "Mapping[str, Mapping[str, Any] | Planned] | None" = None) 
 
     from replay_adapters.vlmevalkit import models as classes
     from replay_adapters.vlmevalkit import patches
-    from replay_adapters.vlmevalkit.names import Build, model_names
+    from replay_adapters.vlmevalkit.names import model_names
+    from replay_adapters.vlmevalkit.planned import Build
 
     for name in CLASSES:
         setattr(vlmeval.vlm, name, getattr(classes, name))

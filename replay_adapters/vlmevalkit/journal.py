@@ -27,7 +27,7 @@ from loguru import logger
 
 from replay_adapters.session.records import report, totals
 from replay_adapters.session.session import current
-from replay_adapters.vlmevalkit.arguments import Planned
+from replay_adapters.vlmevalkit.planned import Planned
 from replay_core import UsageError
 from replay_core.jsonl import Appending, Line, read_lines
 from replay_core.record import lasting

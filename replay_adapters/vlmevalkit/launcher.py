@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from replay_adapters.console import check_transformers, refuse
 from replay_adapters.settings.help import asks_for_help, listed, print_help
 from replay_adapters.vlmevalkit import CLASSES, NOT_IN_REPLAY, register
+from replay_adapters.vlmevalkit.arguments import parse_options
+from replay_adapters.vlmevalkit.names import arguments_of
 from replay_adapters.vlmevalkit.status import Run, verdict
 from replay_adapters.vlmevalkit.upstream import (
     load_run_script,
@@ -28,7 +30,7 @@ from replay_adapters.vlmevalkit.upstream import (
 from replay_core import UsageError
 
 if TYPE_CHECKING:
-    from replay_adapters.vlmevalkit.arguments import Planned
+    from replay_adapters.vlmevalkit.planned import Planned
 
 PROGRAM = "vlmeval_replay"
 FAILED = 1
@@ -124,9 +126,6 @@ def prepare(argv: list[str]) -> Run:
 
 
 def _with_models(run: Run, asked: argparse.Namespace) -> Run:
-    from replay_adapters.vlmevalkit.arguments import parse_options
-    from replay_adapters.vlmevalkit.names import arguments_of
-
     options = parse_options(asked.replay) if asked.replay is not None else {}
     if asked.samples is not None:
         options["samples"] = int(asked.samples) if asked.samples.isdigit() else asked.samples
@@ -151,8 +150,6 @@ def _with_models(run: Run, asked: argparse.Namespace) -> Run:
 
 def _with_config(run: Run, path: Path) -> Run:
     """Rename our models in a run file; the harness reads the changed copy in the work folder."""
-    from replay_adapters.vlmevalkit.names import arguments_of
-
     config = read_config(path)
     run.datasets = list(config["data"])
     run.labels = {name: entry.get("dataset", name) for name, entry in config["data"].items()}
@@ -189,11 +186,11 @@ def _take(
     run: Run, name: str, arguments: dict[str, Any] | None, class_name: str | None = None
 ) -> "Planned | None":
     """Add a model to the run; one of ours, which has ``arguments``, checked and by full name."""
-    from replay_adapters.vlmevalkit.arguments import plan
-
     if arguments is None:
         run.models.append(name)
         return None
+    from replay_adapters.vlmevalkit.planned import plan  # here: a wrong name does not wait for it
+
     planned = plan(arguments, class_name)
     planned.settings.check_tasks(run.datasets)
     full = f"{name}-{planned.fingerprint[:8]}"

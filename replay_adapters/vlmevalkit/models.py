@@ -1,7 +1,7 @@
 """The replaying model classes: VLMEvalKit's own, with :class:`ReplayMixin` in front."""
 
 import copy
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from loguru import logger
@@ -10,14 +10,14 @@ from transformers.utils import is_flash_attn_2_available
 from vlmeval.vlm import Qwen2VLChat, Qwen3VLChat
 
 from replay_adapters.media import UnreadableInput
-from replay_adapters.session.standin import Answering, already_loaded, identity_of, load_for_method
+from replay_adapters.session.standin import Answering, already_loaded, load_for_method
 from replay_adapters.settings.options import check_checkpoints
 from replay_adapters.settings.processors import processor_of
 from replay_adapters.settings.protocol import edit_last_text
-from replay_adapters.vlmevalkit.arguments import Planned, plan
 from replay_adapters.vlmevalkit.inputs import Reading, UnreadPrompt, built, check_present
 from replay_adapters.vlmevalkit.journal import keep, note_sample, noted_sample, shown
 from replay_adapters.vlmevalkit.patches import gpu_memory_known, own_device
+from replay_adapters.vlmevalkit.planned import Planned, plan
 from replay_core import Outcome, ReplayRecord, Steered
 from replay_core.answer import Recent, answer
 from replay_core.model.inputs import split_arguments
@@ -34,7 +34,6 @@ class ReplayMixin:
     ``attn_implementation``, ``samples`` and the ``replay_…`` options.
     """
 
-    generate_kwargs: dict[str, Any]
     processor: Any
     fps: Any
     nframe: Any
@@ -58,7 +57,6 @@ class ReplayMixin:
         self.pair: Any = load_for_method(self.settings, config, loading)
         policy = self.pair.policy.model
         self.steered: Any = Steered(self.pair, self.settings.config)
-        self.identity = identity_of(self.pair, self.settings)
         source = processor_of(self.settings).source
         with already_loaded(policy), gpu_memory_known(type(self)):
             super().__init__(model_path=source, **self.plan.harness)  # type: ignore[call-arg]
@@ -109,8 +107,7 @@ class ReplayMixin:
         """Return the answer to a prompt, or the first of its ``samples``; keep all with records."""
         message = list(message)
         edit_last_text(message, self.settings.protocol, "value")
-        index = noted_sample()
-        answers = []
+        index, answers = noted_sample(), []
         self._records.clear()
         try:
             for repeat in range(self.plan.samples):
@@ -119,8 +116,7 @@ class ReplayMixin:
                 answers.append(super().generate_inner(asked, dataset=dataset))  # type: ignore[misc]
         finally:
             self.recent.forget()  # nothing outlives a sample
-        records = [record.model_dump(mode="json") for record in self._records]
-        keep(answers, records)
+        keep(answers, [record.model_dump(mode="json") for record in self._records])
         return shown(answers[0])
 
     def _generate(self, **arguments: Any) -> Any:
@@ -139,10 +135,8 @@ class ReplayMixin:
 
     def _decoding(self, generation: dict[str, Any]) -> dict[str, Any]:
         """Return the harness's generation settings; plain argmax where a greedy run was asked."""
-        if not self.plan.greedy:
-            return generation
-        kept = {k: v for k, v in generation.items() if k not in ("temperature", "top_p", "top_k")}
-        return {**kept, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        argmax = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        return {**generation, **argmax} if self.plan.greedy else generation
 
 
 class Qwen2VLChatReplay(ReplayMixin, Qwen2VLChat):
@@ -161,20 +155,20 @@ class _OnDevice:
 
     def __call__(self, *arguments: Any, **options: Any) -> "_Placed":
         batch = self._reading.process(self._processor, *arguments, **options)
-        placed = _Placed(dict(batch))
-        placed.device = self._device
-        return placed
+        return _Placed(dict(batch), self._device)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._processor, name)
 
 
 class _Placed(BatchFeature):
-    device: ClassVar[torch.device]
+    def __init__(self, batch: dict[str, Any], home: torch.device) -> None:
+        super().__init__(batch)
+        self._home = home
 
     def to(self, *arguments: Any, **options: Any) -> "_Placed":
         """Move or cast as asked, "cuda" being the model's own device."""
-        where = [self.device if given == "cuda" else given for given in arguments]
+        where = [self._home if given == "cuda" else given for given in arguments]
         super().to(*where, **options)
         return self
 

@@ -1,39 +1,11 @@
 """Model names: which pair and which arm a name of VLMEvalKit's ``--model`` stands for."""
 
-from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from replay_adapters.settings.pairs import PairFile, pair_names, read_pair
 from replay_adapters.vlmevalkit import ARMS
-from replay_adapters.vlmevalkit.arguments import Planned, plan
 from replay_core import UsageError
 from replay_core.errors import did_you_mean
-
-
-class Build:
-    """What stands under a name in the harness's table: builds the class that fits the checkpoint.
-
-    ``given`` are the model's arguments, or what they were planned to be.
-    """
-
-    def __init__(self, given: Mapping[str, Any] | Planned) -> None:
-        self._given = given
-
-    @cached_property
-    def planned(self) -> Planned:
-        """The model, checked and resolved once."""
-        return self._given if isinstance(self._given, Planned) else plan(self._given)
-
-    def __call__(self, **more: Any) -> Any:
-        """Return the model; ``more`` is what the harness adds for some names, use_vllm=False."""
-        import vlmeval.vlm
-
-        planned = self.planned
-        if any(more.values()):
-            planned = plan({**planned.arguments, **more})
-        return getattr(vlmeval.vlm, planned.class_name)(planned=planned)
 
 
 def display_name(name: str, pair: PairFile) -> str:

@@ -15,10 +15,9 @@ from typing import Any
 from loguru import logger
 
 from replay_adapters.session.session import Session, current, opened
-from replay_adapters.vlmevalkit.arguments import Planned
 from replay_adapters.vlmevalkit.inputs import built
 from replay_adapters.vlmevalkit.journal import Journal, ask_again, finish, note_sample, take_over
-from replay_adapters.vlmevalkit.names import Build
+from replay_adapters.vlmevalkit.planned import Build, Planned
 from replay_adapters.vlmevalkit.rows import remember_rows, rows_of
 from replay_adapters.vlmevalkit.scoring import score_every_sample
 
@@ -95,7 +94,7 @@ def resume_by_sample() -> None:
         @functools.wraps(original)
         def infer_data(
             model: Any, model_name: str, work_dir: str, dataset: Any, out_file: str, **more: Any
-        ):
+        ) -> Any:
             session = current()
             if session is None:
                 return original(model, model_name, work_dir, dataset, out_file, **more)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from replay_adapters.vlmevalkit.arguments import Planned
+    from replay_adapters.vlmevalkit.planned import Planned
     from replay_adapters.vlmevalkit.rows import Rows
 
 

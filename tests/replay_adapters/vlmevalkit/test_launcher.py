@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from replay_adapters.settings import pairs
-from replay_adapters.vlmevalkit import arguments, launcher, names
+from replay_adapters.vlmevalkit import launcher, planned
 
 
 @pytest.fixture
@@ -105,30 +105,29 @@ def test_our_models_get_their_full_names_and_the_harness_keeps_its_own_arguments
 
 
 def test_a_run_reads_each_pair_file_and_plans_each_model_once(monkeypatch, tmp_path):
-    read, planned = Counter(), []
-    parse, plan = pairs.yaml.safe_load, arguments.plan
+    read, plans = Counter(), []
+    parse, plan = pairs.yaml.safe_load, planned.plan
 
     def parsing(text):
         read[text] += 1
         return parse(text)
 
     def planning(*given):
-        planned.append(given)
+        plans.append(given)
         return plan(*given)
 
     pairs._parsed.cache_clear()
     monkeypatch.setattr(pairs.yaml, "safe_load", parsing)
-    for module in (arguments, names):
-        monkeypatch.setattr(module, "plan", planning)
+    monkeypatch.setattr(planned, "plan", planning)
     run = launcher.prepare(["--model", "demo-replay", "demo-none", "--data", "replay_demo"])
     file = tmp_path / "run.json"
     file.write_text(json.dumps({"model": {"demo-base": {}}, "data": {"replay_demo": {}}}))
     launcher.prepare(["--config", str(file), "--work-dir", str(tmp_path)])
     assert len(read) == len(pairs.pair_names())
     assert set(read.values()) == {1}
-    assert len(planned) == 3
-    assert [names.Build(given).planned for given in run.ours.values()] == list(run.ours.values())
-    assert len(planned) == 3
+    assert len(plans) == 3
+    assert [planned.Build(given).planned for given in run.ours.values()] == list(run.ours.values())
+    assert len(plans) == 3
 
 
 def test_a_run_file_reaches_the_harness_with_full_names_and_classes(tmp_path):
@@ -195,3 +194,17 @@ def test_names_are_read_from_the_harness_source_without_importing_it():
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize(
+    "argv", [("--model", "demo-repaly", "--data", "x"), (*DEMO, "--replay", "treshold=1")]
+)
+def test_a_misspelt_name_is_refused_without_waiting_for_torch(argv):
+    code = (
+        "import sys; from replay_adapters.vlmevalkit.launcher import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "False\n")
+    assert "did you mean" in ended.stderr
