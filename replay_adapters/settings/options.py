@@ -156,7 +156,7 @@ def check_checkpoints(settings: Settings) -> PretrainedConfig:
 def _refuse_unknown(given: Iterable[str]) -> None:
     for name in given:
         if name.startswith(PREFIX) and name not in REPLAY_OPTIONS:
-            hint = did_you_mean(name, REPLAY_OPTIONS, cutoff=0.7)
+            hint = did_you_mean(name, REPLAY_OPTIONS, cutoff=0.8)
             allowed = ", ".join(sorted(REPLAY_OPTIONS))
             raise UsageError(f"{name} is not an option; {hint}Options: {allowed}")
 
