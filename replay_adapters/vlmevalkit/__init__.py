@@ -18,24 +18,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from replay_adapters.vlmevalkit.planned import Planned
 
-# Model class → the class of the harness that it is, and the architectures that one knows.
-CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "Qwen2VLChatReplay": ("Qwen2VLChat", ("qwen2_vl", "qwen2_5_vl")),
-    "Qwen3VLChatReplay": ("Qwen3VLChat", ("qwen3_vl", "qwen3_vl_moe")),
-}
-
-# Ending of a model's name → replay_method.
-ARMS = {"replay": "replay", "none": "none", "base": "base", "inject": "inject"}
-
-# Option that --replay does not take → why.
-NOT_IN_REPLAY = {
-    "pair": "the model's name says it",
-    "pretrained": "for run files",
-    "base": "for run files",
-    "method": "the ending of the model's name says it",
-    "journal": "for lmms-eval only",
-}
-
 
 def register(models: "Mapping[str, Mapping[str, Any] | Planned] | None" = None) -> list[str]:
     """Make our classes, model names and patches known to the harness; return the names.
@@ -48,6 +30,7 @@ def register(models: "Mapping[str, Mapping[str, Any] | Planned] | None" = None) 
 
     from replay_adapters.vlmevalkit import models as classes
     from replay_adapters.vlmevalkit import patches
+    from replay_adapters.vlmevalkit.arguments import CLASSES
     from replay_adapters.vlmevalkit.names import model_names
     from replay_adapters.vlmevalkit.planned import Build
 

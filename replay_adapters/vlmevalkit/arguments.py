@@ -6,9 +6,23 @@ from collections.abc import Iterable
 from typing import Any
 
 from replay_adapters.settings.run_options import PAIR_OPTIONS, PREFIX, REPLAY_OPTIONS
-from replay_adapters.vlmevalkit import NOT_IN_REPLAY
 from replay_core import UsageError
 from replay_core.errors import did_you_mean
+
+# Model class → the class of the harness that it is, and the architectures that one knows.
+CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "Qwen2VLChatReplay": ("Qwen2VLChat", ("qwen2_vl", "qwen2_5_vl")),
+    "Qwen3VLChatReplay": ("Qwen3VLChat", ("qwen3_vl", "qwen3_vl_moe")),
+}
+
+# Option that --replay does not take → why.
+NOT_IN_REPLAY = {
+    "pair": "the model's name says it",
+    "pretrained": "for run files",
+    "base": "for run files",
+    "method": "the ending of the model's name says it",
+    "journal": "for lmms-eval only",
+}
 
 # What Qwen2VLChat and Qwen3VLChat take; they swallow any other argument without a word.
 _COMMON = (

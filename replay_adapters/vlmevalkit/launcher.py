@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from replay_adapters.console import check_transformers, refuse
 from replay_adapters.settings.help import asks_for_help, listed, print_help
-from replay_adapters.vlmevalkit import CLASSES, NOT_IN_REPLAY, register
-from replay_adapters.vlmevalkit.arguments import parse_options
+from replay_adapters.vlmevalkit import register
+from replay_adapters.vlmevalkit.arguments import CLASSES, NOT_IN_REPLAY, parse_options
 from replay_adapters.vlmevalkit.names import arguments_of
 from replay_adapters.vlmevalkit.status import Run, verdict
 from replay_adapters.vlmevalkit.upstream import (

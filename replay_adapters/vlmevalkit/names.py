@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from replay_adapters.settings.pairs import PairFile, pair_names, read_pair
-from replay_adapters.vlmevalkit import ARMS
 from replay_core import UsageError
 from replay_core.errors import did_you_mean
+
+# Ending of a model's name → replay_method.
+ARMS = {"replay": "replay", "none": "none", "base": "base", "inject": "inject"}
 
 
 def display_name(name: str, pair: PairFile) -> str:

@@ -8,8 +8,12 @@ from typing import Any
 
 from replay_adapters.settings.options import Settings, check_checkpoints, resolve
 from replay_adapters.settings.processors import processor_revision
-from replay_adapters.vlmevalkit import CLASSES
-from replay_adapters.vlmevalkit.arguments import CLASS_ARGUMENTS, OUR_ARGUMENTS, refuse_unknown
+from replay_adapters.vlmevalkit.arguments import (
+    CLASS_ARGUMENTS,
+    CLASSES,
+    OUR_ARGUMENTS,
+    refuse_unknown,
+)
 from replay_core import UsageError
 from replay_core.pair.identity import checkpoint_revision
 from replay_core.pair.lora import adapted_base

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from replay_adapters.session.session import Session, opened
-from replay_adapters.vlmevalkit import CLASSES
-from replay_adapters.vlmevalkit.arguments import CLASS_ARGUMENTS
+from replay_adapters.vlmevalkit.arguments import CLASS_ARGUMENTS, CLASSES
 from replay_adapters.vlmevalkit.demo import demo_documents
 from replay_core import Steered
 from tests.replay_adapters.vlmevalkit.conftest import REPLAY, SMALL
