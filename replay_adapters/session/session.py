@@ -21,6 +21,11 @@ class Session:
     model: Any = None
     """The replaying model that answers, once it is built."""
 
+    journal: Any = None
+    """Where the answers of the set that is being answered are kept."""
+    sample: Any = None
+    """The index of the row whose prompt was built last, in VLMEvalKit."""
+
 
 def current() -> Session | None:
     """Return the session that is open here, None outside of any."""

@@ -15,7 +15,7 @@ from typing import NoReturn
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from replay_adapters.settings.run_options import AS_TYPED, PREFIX, PairOptions, RunOptions
+from replay_adapters.settings.run_options import AS_TYPED, PREFIX, RunOptions
 from replay_core import ReplayConfig
 
 _WIDTH = 96
@@ -23,13 +23,6 @@ _LMMS_EVAL = """
 Options of this package's models, in --model_args as NAME=VALUE with commas between. A pair's
 preset wins over the defaults listed here, and what is given wins over both; `activation-replay
 pairs` lists the pairs. `lmms_eval eval --help` lists lmms-eval's own arguments.
-"""
-_VLMEVALKIT = """
-Options of this package's models. --replay takes them as NAME=VALUE with commas between, without
-their replay_, and the arguments of the harness's class beside them (max_pixels, max_new_tokens,
-temperature …). In a run file (--config) they stand beside "class" as they are named here. A
-pair's preset wins over the defaults listed here, and what is given wins over both;
-`activation-replay pairs` lists the pairs.
 """
 
 
@@ -52,25 +45,19 @@ def print_help(harness: Callable[[], object], options: str) -> NoReturn:
 
 def lmms_eval_options() -> str:
     """Return the options as they are typed in lmms-eval."""
-    return _LMMS_EVAL + _listed({})
+    return _LMMS_EVAL + listed({})
 
 
-def vlmevalkit_options() -> str:
-    """Return the options as they are typed in VLMEvalKit."""
-    from replay_adapters.vlmevalkit import NOT_IN_REPLAY
+def listed(notes: Mapping[str, str]) -> str:
+    """Return every option with its values, default and meaning.
 
-    return _VLMEVALKIT + _listed(
-        {name: f"Not in --replay: {why}." for name, why in NOT_IN_REPLAY.items()}
-    )
-
-
-def _listed(notes: Mapping[str, str]) -> str:
-    """Return every option with its values, default and meaning; ``notes`` stand behind some."""
+    ``notes``, by option without ``replay_``, stand behind the meaning.
+    """
     entries = []
-    for model, prefix in ((PairOptions, ""), (RunOptions, PREFIX), (ReplayConfig, PREFIX)):
+    for model, prefix in ((RunOptions, ""), (ReplayConfig, PREFIX)):
         meanings = meanings_of(model)
         for name, field in model.model_fields.items():
-            text = f"{meanings[name]} {notes.get(name, '')}".strip()
+            text = f"{meanings[name]} {notes.get(name.removeprefix(PREFIX), '')}".strip()
             told = textwrap.fill(text, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
             entries.append(f"\n  {prefix}{name}  ({_values(name, field)})\n{told}")
     return "\n".join(entries)

@@ -3,11 +3,12 @@
 Precedence: command line > preset by name > pair file > task file > harness.
 """
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,9 +16,15 @@ from pydantic import BaseModel, ValidationError
 from transformers import PretrainedConfig
 
 from replay_adapters.settings.pairs import PairFile, Protocol, read_pair
-from replay_adapters.settings.run_options import AS_TYPED, PREFIX, PairOptions, RunOptions
+from replay_adapters.settings.run_options import (
+    AS_TYPED,
+    METHOD_OPTIONS,
+    PREFIX,
+    REPLAY_OPTIONS,
+    RunOptions,
+)
 from replay_core import ReplayConfig, UsageError
-from replay_core.errors import sentence
+from replay_core.errors import did_you_mean, sentence
 from replay_core.pair.loading import load_config
 from replay_core.pair.lora import adapted_base
 from replay_core.pair.pair import check_configs
@@ -86,7 +93,7 @@ class Settings:
             "harness_arguments": {key: str(value) for key, value in self.rest.items()},
         }
 
-    def fingerprint(self, *more: str) -> str:
+    def fingerprint(self, *more: Any) -> str:
         """Return 16 digits that change with any setting, or with what else is named."""
         text = json.dumps([self.resolved(), *more], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -100,30 +107,29 @@ def resolve(arguments: Mapping[str, Any]) -> Settings:
     Raises:
         UsageError: one sentence that quotes what was given and what is allowed.
     """
-    given = {key: value for key, value in arguments.items() if value is not None}
-    options = {
-        key.removeprefix(PREFIX): given.pop(key) for key in list(given) if key.startswith(PREFIX)
-    }
-    _refuse_unknown(options)
-    run = _read(RunOptions, _taken(options, RunOptions), PREFIX)
-    named = _read(PairOptions, _taken(given, PairOptions))
-    pair = _pair(named.pretrained, named.pair, run.base, options)
-    config = _config({**_preset(pair, run.preset, options.get("method")), **options})
-    protocol_name = run.protocol or ("task" if pair.protocol == Protocol() else "pair")
-    protocol = pair.protocol if protocol_name == "pair" else Protocol()
-    settings = Settings(
-        pair,
-        config,
-        protocol,
-        protocol_name,
-        named.dtype or pair.dtype,
-        given,
-        run.base_device,
-        run.base_quantization,
-        None if run.journal is None else Path(run.journal).expanduser(),
-        run.preset,
+    given = {name: value for name, value in arguments.items() if value is not None}
+    _refuse_unknown(given)
+    run = _read(RunOptions, given)
+    rest = dict(run.model_extra or {})
+    typed = {k.removeprefix(PREFIX): rest.pop(k) for k in METHOD_OPTIONS if k in rest}
+    method = typed.get("method")
+    pair = _pair(run, alone=method == "none")
+    preset = _preset(pair, run.replay_preset, method)
+    named = run.replay_protocol or ("task" if pair.protocol == Protocol() else "pair")
+    protocol = pair.protocol if named == "pair" else Protocol()
+    journal = run.replay_journal
+    return Settings(
+        pair=pair,
+        config=_config({**preset, **typed}),
+        protocol=protocol,
+        protocol_name=named,
+        dtype=run.dtype or pair.dtype,
+        rest={**protocol.harness_arguments(), **rest},
+        base_device=run.replay_base_device,
+        base_quantization=run.replay_base_quantization,
+        journal=None if journal is None else Path(journal).expanduser(),
+        preset=run.replay_preset,
     )
-    return replace(settings, rest={**_harness_arguments(settings.protocol), **given})
 
 
 def check_checkpoints(settings: Settings) -> PretrainedConfig:
@@ -147,19 +153,12 @@ def check_checkpoints(settings: Settings) -> PretrainedConfig:
     return config
 
 
-def _refuse_unknown(options: Mapping[str, Any]) -> None:
-    known = [*ReplayConfig.model_fields, *RunOptions.model_fields]
-    for name in options:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-            hint = f"did you mean {PREFIX}{close[0]}? " if close else ""
-            allowed = ", ".join(PREFIX + option for option in sorted(known))
-            raise UsageError(f"{PREFIX}{name} is not an option; {hint}Options: {allowed}")
-
-
-def _taken(options: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """Take out of ``options`` what ``model`` has a field for."""
-    return {name: options.pop(name) for name in model.model_fields if name in options}
+def _refuse_unknown(given: Iterable[str]) -> None:
+    for name in given:
+        if name.startswith(PREFIX) and name not in REPLAY_OPTIONS:
+            hint = did_you_mean(name, REPLAY_OPTIONS, cutoff=0.8)
+            allowed = ", ".join(sorted(REPLAY_OPTIONS))
+            raise UsageError(f"{name} is not an option; {hint}Options: {allowed}")
 
 
 def _read(model: type[_Model], values: Mapping[str, Any], prefix: str = "") -> _Model:
@@ -169,43 +168,38 @@ def _read(model: type[_Model], values: Mapping[str, Any], prefix: str = "") -> _
         raise UsageError(sentence(error, model, prefix)) from error
 
 
-def _pair(
-    pretrained: str | None, name: str | None, base: str | None, options: Mapping[str, Any]
-) -> PairFile:
-    """Return the pair that was named; the embedded one where nothing was."""
-    if name is None and pretrained is None:
+def _pair(run: RunOptions, *, alone: bool) -> PairFile:
+    """Return the pair that was named; the embedded one where nothing was.
+
+    ``alone``: the policy answers without a base, which need not be named then.
+    """
+    policy, base = run.pretrained, run.replay_base
+    if run.pair is not None:
+        changes = {"policy": policy, "base": base}
+        wanted = {role: where for role, where in changes.items() if where is not None}
+        return read_pair(run.pair).model_copy(update=wanted)
+    if policy is None:
         if base is not None:
             raise UsageError(
                 f"replay_base={base} needs its policy: give pretrained=POLICY, or pair=NAME"
             )
         return read_pair(EMBEDDED_PAIR)
-    if name is not None:
-        changes = {"policy": pretrained, "base": base}
-        wanted = {role: str(value) for role, value in changes.items() if value is not None}
-        return read_pair(str(name)).model_copy(update=wanted)
-    base = base or adapted_base(pretrained)
+    base = base or adapted_base(policy) or (policy if alone else None)
     if base is None:
-        if options.get("method") != "none":
-            raise UsageError(
-                f"replay_base is missing: pretrained={pretrained} names only the policy; add "
-                "replay_base=BASE (the checkpoint before RLVR), or take pair=NAME, a LoRA adapter, "
-                "or replay_method=none"
-            )
-        base = pretrained
-    label = Path(str(pretrained)).name
-    return PairFile(name=label, policy=str(pretrained), base=str(base))
+        raise UsageError(
+            f"replay_base is missing: pretrained={policy} names only the policy; add "
+            "replay_base=BASE (the checkpoint before RLVR), or take pair=NAME, a LoRA adapter, "
+            "or replay_method=none"
+        )
+    return PairFile(name=Path(policy).name, policy=policy, base=base)
 
 
 def _config(options: Mapping[str, Any]) -> ReplayConfig:
+    """Return the method's settings; layers and thresholds are more than a text."""
     values = dict(options)
     if isinstance(text := values.get("layers"), str) and text.startswith("["):
-        try:
-            values["layers"] = tuple(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise UsageError(
-                f"replay_layers={text} is not allowed: give auto, a number, or indices as in "
-                "replay_layers=[0,1,2]"
-            ) from error
+        with suppress(ValueError):  # text that is no list is refused below
+            values["layers"] = json.loads(text)
     if isinstance(given := values.get("thresholds"), str) and given not in ("dynamic", "release"):
         values["thresholds"] = read_thresholds(given)
     return _read(ReplayConfig, values, PREFIX)
@@ -221,7 +215,7 @@ def _preset(pair: PairFile, name: str | None, method: str | None) -> dict[str, A
             "stand under `presets` in a pair's file)"
         )
     if name not in pair.presets:
-        nearest = difflib.get_close_matches(name, pair.presets, n=len(pair.presets), cutoff=0)
+        nearest = get_close_matches(name, pair.presets, n=len(pair.presets), cutoff=0)
         raise UsageError(
             f"{PREFIX}preset={name} is not a preset of the pair {pair.name} (allowed: "
             f"{', '.join(nearest)})"
@@ -252,10 +246,3 @@ def read_thresholds(path: str) -> dict[int, float]:
             f"replay_thresholds={path} holds no entropies per layer, as "
             '{"thresholds": {"0": 1.25, "1": 2.5}} does'
         ) from error
-
-
-def _harness_arguments(protocol: Protocol) -> dict[str, Any]:
-    """Return the protocol's settings that the harness's class takes in its constructor."""
-    names = ("min_pixels", "max_pixels", "max_num_frames")
-    values = {name: getattr(protocol, name) for name in names}
-    return {name: value for name, value in values.items() if value is not None}

@@ -1,22 +1,15 @@
 """Pair files: which policy belongs to which base, and how the pair is meant to be run."""
 
-import difflib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from replay_adapters.settings.resources import resource
 from replay_core import UsageError
-from replay_core.errors import sentence
+from replay_core.errors import did_you_mean, sentence
 
 QUESTION = "{Question}"
 
@@ -40,6 +33,11 @@ class Protocol(BaseModel):
     max_num_frames: int | None = Field(None, gt=0)
     generation: dict[str, Any] = {}
     """Generation settings, under the harness's names (``max_new_tokens``, ``temperature`` …)."""
+
+    def harness_arguments(self) -> dict[str, Any]:
+        """Return what a harness's class takes in its constructor."""
+        names = {"min_pixels", "max_pixels", "max_num_frames"}
+        return self.model_dump(include=names, exclude_none=True)
 
     @field_validator("question_template")
     @classmethod
@@ -107,12 +105,25 @@ def pair_names() -> list[str]:
 
 
 def read_pair(name_or_path: str) -> PairFile:
-    """Return a shipped pair by name, or the pair in a YAML file.
+    """Return a shipped pair by name, or the pair in a YAML file; an unchanged file is read once.
 
     Raises:
         UsageError: there is no such pair, or the file is not a pair file.
     """
     path = _file_of(name_or_path)
+    state = path.stat()
+    pair = _parsed(path, state.st_mtime_ns, state.st_size)
+    beside = {"name": pair.name or path.stem}
+    for role in ("policy", "base", "processor"):
+        where = getattr(pair, role)
+        if where and (path.parent / where).is_dir():
+            beside[role] = str((path.parent / where).resolve())
+    return pair.model_copy(update=beside)
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, *state: int) -> PairFile:
+    """Return what stands in a pair file, whose ``state`` says whether it was changed meanwhile."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -124,15 +135,9 @@ def read_pair(name_or_path: str) -> PairFile:
             "'base'"
         )
     try:
-        pair = PairFile(**{str(key): value for key, value in content.items()})
+        return PairFile(**{str(key): value for key, value in content.items()})
     except ValidationError as error:
         raise UsageError(f"pair file {path}: {sentence(error, PairFile)}") from error
-    beside = {"name": pair.name or path.stem}
-    for role in ("policy", "base", "processor"):
-        where = getattr(pair, role)
-        if where and (path.parent / where).is_dir():
-            beside[role] = str((path.parent / where).resolve())
-    return pair.model_copy(update=beside)
 
 
 def pair_text(name_or_path: str) -> str:
@@ -152,8 +157,7 @@ def _file_of(name_or_path: str) -> Path:
     shipped = resource("configs") / "pairs" / f"{name_or_path}.yaml"
     path = shipped if shipped.is_file() else Path(name_or_path).expanduser()
     if not path.is_file():
-        close = difflib.get_close_matches(name_or_path, pair_names(), n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        hint = did_you_mean(repr(name_or_path), map(repr, pair_names()))
         raise UsageError(
             f"pair={name_or_path} is neither a shipped pair nor a pair file; {hint}"
             f"shipped pairs: {', '.join(pair_names())}"

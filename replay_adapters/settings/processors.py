@@ -119,7 +119,7 @@ def _trouble_with_images(source: str) -> str:
     try:
         processor = AutoProcessor.from_pretrained(source)
     except _UNUSABLE as error:
-        return (str(error).strip().splitlines() or [repr(error)])[0].split(". ")[0].rstrip(".")
+        return _first_sentence(error)
     if not isinstance(processor, ProcessorMixin):  # transformers then makes do with a tokenizer
         return "the class of its processor is not in transformers"
     return ""
@@ -129,9 +129,13 @@ def _trouble_with_text(source: str) -> str:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except _UNUSABLE as error:
-        return (str(error).strip().splitlines() or [repr(error)])[0].split(". ")[0].rstrip(".")
+        return _first_sentence(error)
     # Without its files transformers makes one without vocabulary, which reads any text as empty.
     return "" if tokenizer("a text").input_ids else "its tokenizer has no vocabulary"
+
+
+def _first_sentence(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [repr(error)])[0].split(". ")[0].rstrip(".")
 
 
 def _check_readable(source: str) -> None:

@@ -1,7 +1,7 @@
 """A pair's own prompt and decoding, put into what a task asks for."""
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from replay_adapters.settings.pairs import QUESTION, Protocol
@@ -61,54 +61,34 @@ def edit_last_text(parts: list[dict[str, Any]], protocol: Protocol, key: str) ->
         parts.append({"type": "text", key: words})
 
 
-def edit_generation(
-    generation: Mapping[str, Any], protocol: Protocol, command_line: Collection[str]
-) -> dict[str, Any]:
-    """Return a task's generation settings with the pair's in front, the command line's first."""
-    ours = {k: v for k, v in protocol.generation.items() if k not in command_line}
-    return {**generation, **ours}
-
-
-def edited_arguments(
-    arguments: tuple[Any, ...],
+def edited_request(
+    request: Any,
     protocol: Protocol,
     *,
     chat: bool,
     command_line: Collection[str],
     writes_system_prompt: bool = False,
-) -> tuple[Any, ...]:
-    """Return the arguments of one of lmms-eval's requests, as the protocol wants them.
-
-    A chat class is given ``(context, doc_to_messages, generation, …)``, a simple one
-    ``(context, generation, doc_to_visual, …)``.
-    """
-    context, *rest = arguments
-    if chat:
-        doc_to_messages, generation, *tail = rest
-        asked = _asking(doc_to_messages, protocol, writes_system_prompt)
-        return (context, asked, edit_generation(generation, protocol, command_line), *tail)
-    generation, *tail = rest
-    question = edit_question(context, protocol)
-    return (question, edit_generation(generation, protocol, command_line), *tail)
-
-
-def edited_request(request: Any, protocol: Protocol, **how: Any) -> Any:
+) -> Any:
     """Return a copy of one of lmms-eval's requests, as the protocol wants it.
 
-    ``how`` are the further arguments of :func:`edited_arguments`. A copy also where the protocol is
-    empty: the simple Qwen2-VL class takes ``until`` out of the settings it is given, so that
-    ``--use_cache`` would look for one key and store another.
+    A chat class is given ``(context, doc_to_messages, generation, …)``, a simple one ``(context,
+    generation, doc_to_visual, …)``. The pair's generation settings win over the task's, but not
+    over those that the ``command_line`` names. A copy also where the protocol is empty: the simple
+    Qwen2-VL class takes ``until`` out of the settings it is given, so that ``--use_cache`` would
+    look for one key and store another.
     """
+    if chat:
+        context, doc_to_messages, generation, *tail = request.arguments
+
+        def asked(doc: Any, **arguments: Any) -> Messages:
+            messages = doc_to_messages(doc, **arguments)
+            return edit_messages(messages, protocol, writes_system_prompt=writes_system_prompt)
+
+        question: tuple[Any, ...] = (context, asked)
+    else:
+        context, generation, *tail = request.arguments
+        question = (edit_question(context, protocol),)
+    ours = {k: v for k, v in protocol.generation.items() if k not in command_line}
     edited = copy.copy(request)
-    edited.arguments = edited_arguments(request.arguments, protocol, **how)
+    edited.arguments = (*question, {**generation, **ours}, *tail)
     return edited
-
-
-def _asking(
-    doc_to_messages: Callable[..., Messages], protocol: Protocol, writes_system_prompt: bool
-) -> Callable[..., Messages]:
-    def asked(doc: Any, **arguments: Any) -> Messages:
-        messages = doc_to_messages(doc, **arguments)
-        return edit_messages(messages, protocol, writes_system_prompt=writes_system_prompt)
-
-    return asked

@@ -2,22 +2,27 @@
 
 Together with :class:`~replay_core.config.ReplayConfig` these are all the options of both harnesses;
 what reads, refuses or lists options takes them from here. As there, a field's ``description`` says
-what is allowed, and the text below it what it does.
+what is allowed, and the text below it what it does. Needs neither torch nor a harness.
 """
 
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from replay_core import ReplayConfig
+
 PREFIX = "replay_"
 # What is typed, where the method's setting itself is more than a text.
 AS_TYPED = {"thresholds": "dynamic, release, or a file that `activation-replay thresholds` wrote"}
 
 
-class PairOptions(BaseModel):
-    """Which checkpoints, in which precision; under these names."""
+class RunOptions(BaseModel):
+    """The options of a run, under the names that are typed.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    What else was given is in ``model_extra``: the method's settings and the harness's arguments.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", coerce_numbers_to_str=True)
 
     pair: str | None = Field(None, description="a name of `activation-replay pairs`, or a file")
     """Policy, base, prompt and presets in one; the embedded pair where nothing is named."""
@@ -31,33 +36,29 @@ class PairOptions(BaseModel):
     )
     """What the models are loaded in. Where not given, the pair's choice, else the harness's."""
 
-
-class RunOptions(BaseModel):
-    """The rest; a user types ``replay_`` in front of these names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
-
-    base: str | None = Field(None, description="a hub id or a folder")
+    replay_base: str | None = Field(None, description="a hub id or a folder")
     """The checkpoint before RLVR, when not the pair's."""
 
-    preset: str | None = Field(None, description="a name under `presets` in the pair's file")
+    replay_preset: str | None = Field(None, description="a name under `presets` in the pair's file")
     """Settings that a published number was made with, by name. They win over the pair's own preset,
     and what is given beside them wins over both."""
 
-    protocol: Literal["pair", "task"] | None = Field(None, description="pair or task")
+    replay_protocol: Literal["pair", "task"] | None = Field(None, description="pair or task")
     """``pair``: the pair's own prompt, pixels and decoding, the default where it has any; ``task``:
     the task's."""
 
-    base_device: str | int | None = Field(None, description="cpu, cuda, cuda:1 and the like")
+    replay_base_device: str | int | None = Field(None, description="cpu, cuda, cuda:1 and the like")
     """Where the base is held, when not beside the policy."""
 
-    base_quantization: Literal["8bit", "4bit"] | None = Field(None, description="8bit or 4bit")
+    replay_base_quantization: Literal["8bit", "4bit"] | None = Field(
+        None, description="8bit or 4bit"
+    )
     """In how many bits the base's decoder is held, with bitsandbytes."""
 
-    journal: str | None = Field(None, description="a file")
+    replay_journal: str | None = Field(None, description="a file")
     """Answers are kept there batch by batch; the same command, started again, goes on."""
 
-    @field_validator("base_device")
+    @field_validator("replay_base_device")
     @classmethod
     def _is_a_device(cls, name: str | int | None) -> str | int | None:
         if name is not None:
@@ -68,3 +69,9 @@ class RunOptions(BaseModel):
             except RuntimeError as error:
                 raise ValueError(str(error)) from error
         return name
+
+
+METHOD_OPTIONS = [PREFIX + name for name in ReplayConfig.model_fields]
+# Names of what is typed with ``replay_`` in front, and without.
+REPLAY_OPTIONS = [*METHOD_OPTIONS, *(n for n in RunOptions.model_fields if n.startswith(PREFIX))]
+PAIR_OPTIONS = [name for name in RunOptions.model_fields if not name.startswith(PREFIX)]

@@ -13,44 +13,31 @@ Importing this package imports neither torch nor the harness.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# Model class → the class of the harness that it is, and the architectures that one knows.
-CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "Qwen2VLChatReplay": ("Qwen2VLChat", ("qwen2_vl", "qwen2_5_vl")),
-    "Qwen3VLChatReplay": ("Qwen3VLChat", ("qwen3_vl", "qwen3_vl_moe")),
-}
-
-# Ending of a model's name → replay_method.
-ARMS = {"replay": "replay", "none": "none", "base": "base", "inject": "inject"}
-
-# Option that --replay does not take → why.
-NOT_IN_REPLAY = {
-    "pair": "the model's name says it",
-    "pretrained": "for run files",
-    "base": "for run files",
-    "method": "the ending of the model's name says it",
-    "journal": "for lmms-eval only",
-}
+if TYPE_CHECKING:
+    from replay_adapters.vlmevalkit.planned import Planned
 
 
-def register(models: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
+def register(models: "Mapping[str, Mapping[str, Any] | Planned] | None" = None) -> list[str]:
     """Make our classes, model names and patches known to the harness; return the names.
 
-    ``models`` is name → arguments of the model; without it, every shipped pair with every arm.
-    Call it once, in every process, before the harness's ``main``.
+    ``models`` is name → arguments of the model, or what they were planned to be; without it, every
+    shipped pair with every arm. Call it once, in every process, before the harness's ``main``.
     """
     import vlmeval.vlm
     from vlmeval.config import supported_VLM
 
     from replay_adapters.vlmevalkit import models as classes
     from replay_adapters.vlmevalkit import patches
+    from replay_adapters.vlmevalkit.arguments import CLASSES
     from replay_adapters.vlmevalkit.names import model_names
+    from replay_adapters.vlmevalkit.planned import Build
 
     for name in CLASSES:
         setattr(vlmeval.vlm, name, getattr(classes, name))
-    entries = model_names() if models is None else models
-    for name, arguments in entries.items():
-        supported_VLM[name] = classes.Build(**arguments)
+    entries = {**(model_names() if models is None else models)}
+    for name, given in entries.items():
+        supported_VLM[name] = Build(given)
     patches.install()
     return list(entries)

@@ -1,21 +1,28 @@
-"""From a model's arguments in VLMEvalKit to the resolved settings, without the harness."""
+"""What a model of ours may be given in VLMEvalKit, and how it is typed; needs no torch."""
 
-import difflib
-import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from collections.abc import Iterable
 from typing import Any
 
-from replay_adapters.settings.options import Settings, check_checkpoints, resolve
-from replay_adapters.settings.processors import processor_revision
-from replay_adapters.settings.run_options import PREFIX, PairOptions, RunOptions
-from replay_adapters.vlmevalkit import CLASSES, NOT_IN_REPLAY
-from replay_core import ReplayConfig, UsageError
-from replay_core.pair.identity import checkpoint_revision
-from replay_core.pair.lora import adapted_base
+from replay_adapters.settings.run_options import PAIR_OPTIONS, PREFIX, REPLAY_OPTIONS
+from replay_core import UsageError
+from replay_core.errors import did_you_mean
+
+# Model class → the class of the harness that it is, and the architectures that one knows.
+CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "Qwen2VLChatReplay": ("Qwen2VLChat", ("qwen2_vl", "qwen2_5_vl")),
+    "Qwen3VLChatReplay": ("Qwen3VLChat", ("qwen3_vl", "qwen3_vl_moe")),
+}
+
+# Option that --replay does not take → why.
+NOT_IN_REPLAY = {
+    "pair": "the model's name says it",
+    "pretrained": "for run files",
+    "base": "for run files",
+    "method": "the ending of the model's name says it",
+    "journal": "for lmms-eval only",
+}
 
 # What Qwen2VLChat and Qwen3VLChat take; they swallow any other argument without a word.
 _COMMON = (
@@ -28,83 +35,13 @@ CLASS_ARGUMENTS = {
     "Qwen3VLChatReplay": (*_COMMON, "presence_penalty"),
 }
 OUR_ARGUMENTS = ("samples", "processor", "device", "attn_implementation")
-_REPLAY_OPTIONS = (
-    *ReplayConfig.model_fields,  # "method" is refused by the launcher, with its reason
-    *(name for name in RunOptions.model_fields if name not in NOT_IN_REPLAY),
-)
-_PAIR_ARGUMENTS = tuple(PairOptions.model_fields)
-_DECODING = ("max_new_tokens", "top_p", "top_k", "temperature", "repetition_penalty")
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One model of a run, checked and resolved.
-
-    ``harness`` are the arguments of the harness's class; ``greedy``, whether its own sampling is
-    replaced by plain argmax; ``fingerprint``, 16 digits that change with settings, weights and
-    versions.
-    """
-
-    class_name: str
-    settings: Settings
-    samples: int
-    greedy: bool
-    device: str | None
-    attn_implementation: str | None
-    harness: dict[str, Any]
-    fingerprint: str
-
-
-def plan(arguments: Mapping[str, Any], class_name: str | None = None) -> Planned:
-    """Return what a model with these arguments does; ``class_name`` None reads the checkpoint.
-
-    Reads no weights into memory. Arguments are those of ``resolve``, of the harness's class, and
-    ``samples``, ``processor`` (where the processor is loaded from), ``device`` and
-    ``attn_implementation``; ``model_path`` is another name of ``pretrained``, as the harness calls
-    it.
-
-    Raises:
-        UsageError: one sentence that quotes what was given and what is allowed.
-    """
-    given = {key: value for key, value in arguments.items() if value is not None}
-    if given.pop("use_vllm", False) or given.pop("use_lmdeploy", False):
-        raise UsageError(
-            "use_vllm and use_lmdeploy are not possible: replay needs the model itself"
-        )
-    if "model_path" in given:
-        given["pretrained"] = given.pop("model_path")
-    settings = resolve(given)
-    if "processor" in settings.rest:
-        pair = settings.pair.model_copy(update={"processor": settings.rest["processor"]})
-        settings = replace(settings, pair=pair)
-    if settings.journal is not None:
-        raise UsageError(
-            "replay_journal is for lmms-eval only: in VLMEvalKit every sample is kept anyway, and "
-            "a run that is started again goes on behind the last one"
-        )
-    config = check_checkpoints(settings)
-    fitting = [name for name, (_, types) in CLASSES.items() if config.model_type in types]
-    if not fitting or class_name not in (None, *fitting):
-        wanted = CLASSES if class_name is None else [class_name]
-        allowed = ", ".join(kind for name in wanted for kind in CLASSES[name][1])
-        raise UsageError(
-            f"{settings.pair.policy} is a {config.model_type} checkpoint, which "
-            f"{' and '.join(wanted)} cannot answer (allowed: {allowed})"
-        )
-    chosen = fitting[0]
-    _refuse_unknown(settings.rest, chosen)
-    samples = _samples(settings.rest)
-    harness, greedy = _harness_arguments(settings, chosen, samples)
-    return Planned(
-        chosen,
-        settings,
-        samples,
-        greedy,
-        settings.rest.get("device"),
-        settings.rest.get("attn_implementation"),
-        harness,
-        _fingerprint(settings, chosen),
-    )
+# What --replay takes; "method" is refused by the launcher, with its reason.
+_REPLAY = [
+    option
+    for option in REPLAY_OPTIONS
+    if option == f"{PREFIX}method" or option.removeprefix(PREFIX) not in NOT_IN_REPLAY
+]
+_TAKEN = sorted({*_REPLAY, *sum(CLASS_ARGUMENTS.values(), ()), *OUR_ARGUMENTS, "dtype"})
 
 
 def parse_options(text: str) -> dict[str, Any]:
@@ -121,21 +58,16 @@ def parse_options(text: str) -> dict[str, Any]:
         name, equals, value = part.strip().partition("=")
         if not name or not equals:
             raise UsageError(f"--replay {text} is not a list of NAME=VALUE with commas between")
-        if name in _REPLAY_OPTIONS:
+        if PREFIX + name in _REPLAY:
             name = PREFIX + name
-        elif not name.startswith(PREFIX) and name not in _options():
-            close = difflib.get_close_matches(name, _options(), n=1)
-            hint = f"did you mean {close[0].removeprefix(PREFIX)}? " if close else ""
-            allowed = ", ".join(option.removeprefix(PREFIX) for option in _options())
-            raise UsageError(f"--replay {name} is not an option; {hint}Options: {allowed}")
+        elif not name.startswith(PREFIX) and name not in _TAKEN:
+            allowed = [option.removeprefix(PREFIX) for option in _TAKEN]
+            raise UsageError(
+                f"--replay {name} is not an option; {did_you_mean(name, allowed)}"
+                f"Options: {', '.join(allowed)}"
+            )
         options[name] = _value(value.strip())
     return options
-
-
-def _options() -> list[str]:
-    replay = [PREFIX + name for name in _REPLAY_OPTIONS]
-    classes = {name for names in CLASS_ARGUMENTS.values() for name in names}
-    return sorted({*replay, *classes, *OUR_ARGUMENTS, "dtype"})
 
 
 def _value(text: str) -> Any:
@@ -147,72 +79,13 @@ def _value(text: str) -> Any:
     return text if isinstance(value, list) else value
 
 
-def _refuse_unknown(rest: Mapping[str, Any], class_name: str) -> None:
-    known = (*CLASS_ARGUMENTS[class_name], *OUR_ARGUMENTS, "max_num_frames")
-    for name in rest:
-        if name not in known:
-            every = [*known, *_PAIR_ARGUMENTS, *_options()]
-            close = difflib.get_close_matches(name, every, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
+def refuse_unknown(given: Iterable[str], class_name: str) -> None:
+    """Raise UsageError for an argument that neither a class of the harness nor we take."""
+    known = {*CLASS_ARGUMENTS[class_name], *OUR_ARGUMENTS, *PAIR_OPTIONS}
+    for name in given:
+        if name not in known | {"max_num_frames"}:
             raise UsageError(
-                f"{name} is not an argument of {class_name}; {hint}"
-                f"Arguments: {', '.join(sorted({*known, *_PAIR_ARGUMENTS} - {'max_num_frames'}))}, "
-                f"and the options {PREFIX}…"
+                f"{name} is not an argument of {class_name}; "
+                f"{did_you_mean(name, [*sorted(known), *_TAKEN])}"
+                f"Arguments: {', '.join(sorted(known))}, and the options {PREFIX}…"
             )
-
-
-def _samples(rest: Mapping[str, Any]) -> int:
-    samples = rest.get("samples", 1)
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise UsageError(f"samples={samples} is not allowed (allowed: a whole number from 1 on)")
-    return samples
-
-
-def _harness_arguments(
-    settings: Settings, class_name: str, samples: int
-) -> tuple[dict[str, Any], bool]:
-    """Return the arguments of the harness's class, and whether it decodes greedily.
-
-    The pair's decoding stands behind what was given. A temperature of 0 means argmax, which the
-    classes cannot be told. Several samples need a temperature above 0, and are drawn from the whole
-    distribution where neither top_p nor top_k was given: the classes' own top_k of 1 would make
-    them all equal.
-    """
-    values = {k: v for k, v in settings.rest.items() if k not in OUR_ARGUMENTS}
-    if "max_num_frames" in values:
-        frames = values.pop("max_num_frames")
-        values.setdefault("nframe", frames)
-    ours = {k: v for k, v in settings.protocol.generation.items() if k in _DECODING}
-    if samples > 1:
-        ours.pop("temperature", None)
-    values = {"use_custom_prompt": False, **ours, **values}
-    if settings.protocol.system_prompt is not None:
-        values.setdefault("system_prompt", settings.protocol.system_prompt)
-    temperature = values.get("temperature")
-    greedy = values.get("do_sample") is False or temperature == 0
-    if samples > 1:
-        if greedy or temperature is None:
-            raise UsageError(
-                f"samples={samples} needs a temperature above 0, or all samples would be equal; "
-                "give temperature=1.0, as in --replay temperature=1.0"
-            )
-        values = {"top_p": 1.0, "top_k": 0, **values}
-        if "do_sample" in CLASS_ARGUMENTS[class_name]:
-            values["do_sample"] = True
-    if temperature == 0:
-        del values["temperature"]
-    return values, greedy
-
-
-def _fingerprint(settings: Settings, class_name: str) -> str:
-    """Return 16 digits of everything an answer depends on; devices are left out."""
-    method, pair = settings.config.method, settings.pair
-    onto = pair.base if adapted_base(pair.policy) is not None else None
-    revisions = [checkpoint_revision(pair.policy, onto=onto), processor_revision(settings)]
-    if method != "none":
-        revisions.append(checkpoint_revision(pair.base))
-    summary = settings.resolved()
-    arguments = summary["harness_arguments"]
-    summary["harness_arguments"] = {k: v for k, v in arguments.items() if k != "device"}
-    parts = [summary, class_name, revisions, version("activation-replay")]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -75,10 +75,11 @@ class Reading:
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
-        """Let qwen-vl-utils note what it reads, and name what it cannot read."""
+        """Let qwen-vl-utils note what it reads, name what it cannot, and take single frames."""
         from qwen_vl_utils import vision_process as reader
 
         fetch_image, fetch_video = reader.fetch_image, reader.fetch_video
+        smart_nframes = reader.smart_nframes
 
         def picture(element: dict[str, Any], *rest: Any, **more: Any) -> Any:
             name = _name(element.get("image", element.get("image_url")))
@@ -109,12 +110,19 @@ class Reading:
             kept = (frames, metadata) if return_video_metadata else frames
             return (kept, read[1]) if rated else kept
 
+        def frames(element: dict[str, Any], total_frames: int, video_fps: float) -> int:
+            if total_frames == 1:  # upstream refuses it, and the processors repeat its frame
+                return 1
+            return int(smart_nframes(element, total_frames=total_frames, video_fps=video_fps))
+
         reader.fetch_image, reader.fetch_video = picture, clip
+        reader.smart_nframes = frames
         try:
             with pixel_limit():
                 yield
         finally:
             reader.fetch_image, reader.fetch_video = fetch_image, fetch_video
+            reader.smart_nframes = smart_nframes
             self.clips.clear()
             self.pictures.clear()
 
@@ -151,11 +159,8 @@ def clip_fault(source: Any) -> str | None:
         return None
     try:
         clip = decord.VideoReader(source.removeprefix("file://"))
-        count = len(clip)
-        if count < 2:
-            return f"it has {count} frame, and a clip needs 2"
         height, width, _ = clip.next().shape
-        for _ in range(count - 1):
+        for _ in range(len(clip) - 1):
             clip.next()
     except (decord.DECORDError, RuntimeError, StopIteration) as error:
         return told(error)

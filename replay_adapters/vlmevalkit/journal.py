@@ -23,6 +23,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
+
+from replay_adapters.session.records import report, totals
+from replay_adapters.session.session import current
+from replay_adapters.vlmevalkit.planned import Planned
 from replay_core import UsageError
 from replay_core.jsonl import Appending, Line, read_lines
 from replay_core.record import lasting
@@ -31,6 +36,15 @@ from replay_core.record import lasting
 def plain(index: Any) -> Any:
     """Return a sample's index as JSON knows it: numpy's numbers become Python's."""
     return index.item() if hasattr(index, "item") else index
+
+
+def shown(answer: str) -> str:
+    """Return an answer as the harness's predictions file has it: a blank for an empty one.
+
+    An empty cell of that file is read back as NaN, on which several scorers fail (WeMath's and
+    MLVU_MCQ's among them); they count a blank as wrong.
+    """
+    return answer or " "
 
 
 class Journal:
@@ -110,6 +124,70 @@ class Journal:
             for path in self.folder.glob("*.part")
             if path.name.removesuffix(".part").rpartition(".")[0] == self.dataset
         )
+
+
+def note_sample(row: Any) -> None:
+    """Remember which row the harness builds a prompt for; ``generate`` is not told."""
+    if session := current():
+        session.sample = plain(row["index"])
+
+
+def noted_sample() -> Any:
+    """Return the index of the row whose prompt was built last; None outside a run."""
+    session = current()
+    return session and session.sample
+
+
+def keep(predictions: list[str], records: list[Line]) -> None:
+    """Write the noted sample's answers and records down, inside a run of the harness."""
+    if session := current():
+        line = {"index": session.sample, "predictions": predictions, "replay": records}
+        session.journal.add(line)
+
+
+def take_over(journal: Journal, partial: Path) -> int:
+    """Put the journal's answers into the harness's ``partial`` file; return how many there were.
+
+    Answers that depended on the moment are taken out of it: a file may be whole by now.
+    """
+    from vlmeval.smp import dump, load
+
+    begun = {index: shown(line["predictions"][0]) for index, line in journal.begun().items()}
+    saved = load(str(partial)) if partial.exists() else {}
+    passing = journal.passing()
+    kept = {index: answer for index, answer in (saved | begun).items() if index not in passing}
+    if kept != saved:
+        dump(kept, str(partial))
+    return len(begun)
+
+
+def ask_again(journal: Journal, predictions: Path) -> None:
+    """Mark answers that depended on the moment as failed, in the ``predictions`` of a finished run.
+
+    Upstream takes over whatever it finds there but failures, which it asks for again.
+    """
+    from vlmeval.inference import FAIL_MSG
+    from vlmeval.smp import dump, load
+
+    passing = journal.passing()
+    if passing and predictions.exists():
+        table = load(str(predictions))
+        table.loc[table["index"].map(plain).isin(passing), "prediction"] = FAIL_MSG
+        dump(table, str(predictions))
+        logger.info(f"replay: {len(passing)} samples are answered again: see {journal.file}")
+
+
+def finish(journal: Journal, planned: Planned, dataset: Any) -> None:
+    """Write the dataset's records and totals, and log the totals."""
+    lines = journal.finish(dataset.data["index"])
+    total = totals(record for line in lines for record in line["replay"])
+    content = {**planned.settings.summary(), "fingerprint": planned.fingerprint}
+    missing = len(dataset.data) - len(lines)
+    content |= {"samples": planned.samples, "missing": missing, "totals": total}
+    write_json(journal.file.with_suffix(".totals.json"), content)
+    logger.info(f"replay: {journal.dataset}: records are in {journal.file}")
+    if lines:
+        report(total)
 
 
 def _lasts(line: Line) -> bool:

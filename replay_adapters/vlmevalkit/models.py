@@ -1,7 +1,7 @@
 """The replaying model classes: VLMEvalKit's own, with :class:`ReplayMixin` in front."""
 
 import copy
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from loguru import logger
@@ -9,40 +9,21 @@ from transformers import BatchFeature
 from transformers.utils import is_flash_attn_2_available
 from vlmeval.vlm import Qwen2VLChat, Qwen3VLChat
 
-from replay_adapters.session.standin import Answering, already_loaded, identity_of, load_for_method
+from replay_adapters.media import UnreadableInput
+from replay_adapters.session.standin import Answering, already_loaded, load_for_method
 from replay_adapters.settings.options import check_checkpoints
-from replay_adapters.settings.pairs import Protocol
 from replay_adapters.settings.processors import processor_of
 from replay_adapters.settings.protocol import edit_last_text
-from replay_adapters.vlmevalkit import patches
-from replay_adapters.vlmevalkit.arguments import Planned, plan
-from replay_adapters.vlmevalkit.inputs import (
-    Reading,
-    UnreadableInput,
-    UnreadPrompt,
-    built,
-    check_present,
-)
-from replay_adapters.vlmevalkit.scoring import shown
+from replay_adapters.vlmevalkit.inputs import Reading, UnreadPrompt, built, check_present
+from replay_adapters.vlmevalkit.journal import keep, note_sample, noted_sample, shown
+from replay_adapters.vlmevalkit.patches import gpu_memory_known, own_device
+from replay_adapters.vlmevalkit.planned import Planned, plan
 from replay_core import Outcome, ReplayRecord, Steered
 from replay_core.answer import Recent, answer
 from replay_core.model.inputs import split_arguments
 from replay_core.outcome import SampleReplay
 from replay_core.record import make_record
 from replay_core.seeds import stable_seed
-
-
-class Build:
-    """What stands in the harness's table of models: builds the class that fits the checkpoint."""
-
-    def __init__(self, **arguments: Any) -> None:
-        self.arguments = arguments
-
-    def __call__(self, **more: Any) -> "ReplayMixin":
-        """Return the model; ``more`` is what the harness adds for some names."""
-        given = {**self.arguments, **more}
-        kind: type[ReplayMixin] = globals()[plan(given).class_name]
-        return kind(**given)
 
 
 class ReplayMixin:
@@ -53,16 +34,19 @@ class ReplayMixin:
     ``attn_implementation``, ``samples`` and the ``replay_…`` options.
     """
 
-    generate_kwargs: dict[str, Any]
     processor: Any
     fps: Any
     nframe: Any
 
-    def __init__(self, model_path: str | None = None, **arguments: Any) -> None:
-        self.plan: Planned = plan({"model_path": model_path, **arguments}, type(self).__name__)
+    def __init__(
+        self, model_path: str | None = None, *, planned: Planned | None = None, **arguments: Any
+    ) -> None:
+        """Build the model from its arguments, or from what they were ``planned`` to be."""
+        given = {"model_path": model_path, **arguments}
+        self.plan = planned or plan(given, type(self).__name__)
         self.settings = self.plan.settings
         config = check_checkpoints(self.settings)
-        device = self.plan.device or patches.own_device()
+        device = self.plan.device or own_device()
         dtype = self.settings.dtype or "auto"
         loading = {
             "device_map": device,
@@ -73,9 +57,8 @@ class ReplayMixin:
         self.pair: Any = load_for_method(self.settings, config, loading)
         policy = self.pair.policy.model
         self.steered: Any = Steered(self.pair, self.settings.config)
-        self.identity = identity_of(self.pair, self.settings)
         source = processor_of(self.settings).source
-        with already_loaded(policy), patches.gpu_memory_known(type(self)):
+        with already_loaded(policy), gpu_memory_known(type(self)):
             super().__init__(model_path=source, **self.plan.harness)  # type: ignore[call-arg]
         self.reading = Reading()
         self.processor = _OnDevice(self.processor, policy.device, self.reading)
@@ -89,7 +72,7 @@ class ReplayMixin:
 
     def build_prompt(self, line: Any, dataset: Any, **more: Any) -> Any:
         """Build the harness's custom prompt, noting which sample it is for."""
-        patches.note_sample(line)
+        note_sample(line)
         build = super().build_prompt  # type: ignore[misc]
         return built(build, line, line, dataset, **more)
 
@@ -117,14 +100,14 @@ class ReplayMixin:
         sample = SampleReplay(Outcome.UNREADABLE_INPUT)
         record = make_record(self.pair, self.settings.config, sample, error=str(fault))
         count = self.plan.samples
-        patches.keep(patches.sample_index(), [""] * count, [record.model_dump(mode="json")] * count)
+        keep([""] * count, [record.model_dump(mode="json")] * count)
         return shown("")
 
     def generate_inner(self, message: list[dict[str, Any]], dataset: str | None = None) -> str:
         """Return the answer to a prompt, or the first of its ``samples``; keep all with records."""
-        message = _asked(message, self.settings.protocol)
-        index = patches.sample_index()
-        answers = []
+        message = list(message)
+        edit_last_text(message, self.settings.protocol, "value")
+        index, answers = noted_sample(), []
         self._records.clear()
         try:
             for repeat in range(self.plan.samples):
@@ -133,8 +116,7 @@ class ReplayMixin:
                 answers.append(super().generate_inner(asked, dataset=dataset))  # type: ignore[misc]
         finally:
             self.recent.forget()  # nothing outlives a sample
-        records = [record.model_dump(mode="json") for record in self._records]
-        patches.keep(index, answers, records)
+        keep(answers, [record.model_dump(mode="json") for record in self._records])
         return shown(answers[0])
 
     def _generate(self, **arguments: Any) -> Any:
@@ -153,10 +135,8 @@ class ReplayMixin:
 
     def _decoding(self, generation: dict[str, Any]) -> dict[str, Any]:
         """Return the harness's generation settings; plain argmax where a greedy run was asked."""
-        if not self.plan.greedy:
-            return generation
-        kept = {k: v for k, v in generation.items() if k not in ("temperature", "top_p", "top_k")}
-        return {**kept, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        argmax = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        return {**generation, **argmax} if self.plan.greedy else generation
 
 
 class Qwen2VLChatReplay(ReplayMixin, Qwen2VLChat):
@@ -175,20 +155,20 @@ class _OnDevice:
 
     def __call__(self, *arguments: Any, **options: Any) -> "_Placed":
         batch = self._reading.process(self._processor, *arguments, **options)
-        placed = _Placed(dict(batch))
-        placed.device = self._device
-        return placed
+        return _Placed(dict(batch), self._device)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._processor, name)
 
 
 class _Placed(BatchFeature):
-    device: ClassVar[torch.device]
+    def __init__(self, batch: dict[str, Any], home: torch.device) -> None:
+        super().__init__(batch)
+        self._home = home
 
     def to(self, *arguments: Any, **options: Any) -> "_Placed":
         """Move or cast as asked, "cuda" being the model's own device."""
-        where = [self.device if given == "cuda" else given for given in arguments]
+        where = [self._home if given == "cuda" else given for given in arguments]
         super().to(*where, **options)
         return self
 
@@ -198,10 +178,3 @@ def _attention(device: Any, dtype: Any) -> str:
     half = str(dtype).removeprefix("torch.") in ("bfloat16", "float16")
     on_gpu = str(device) != "cpu" and torch.cuda.is_available()
     return "flash_attention_2" if half and on_gpu and is_flash_attn_2_available() else "sdpa"
-
-
-def _asked(message: list[dict[str, Any]], protocol: Protocol) -> list[dict[str, Any]]:
-    """Return a message whose last text, the question, is asked in the pair's way."""
-    edited = list(message)
-    edit_last_text(edited, protocol, "value")
-    return edited

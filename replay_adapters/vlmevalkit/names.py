@@ -1,11 +1,13 @@
 """Model names: which pair and which arm a name of VLMEvalKit's ``--model`` stands for."""
 
-import difflib
 from pathlib import Path
 
 from replay_adapters.settings.pairs import PairFile, pair_names, read_pair
-from replay_adapters.vlmevalkit import ARMS
 from replay_core import UsageError
+from replay_core.errors import did_you_mean
+
+# Ending of a model's name → replay_method.
+ARMS = {"replay": "replay", "none": "none", "base": "base", "inject": "inject"}
 
 
 def display_name(name: str, pair: PairFile) -> str:
@@ -37,8 +39,7 @@ def arguments_of(name: str, stock: frozenset[str]) -> dict[str, str] | None:
         return dict(ours[name])
     if name in stock:
         return None
-    close = difflib.get_close_matches(name, [*ours, *stock], n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
+    hint = did_you_mean(name, [*ours, *stock])
     titles = sorted({known.rpartition("-")[0] for known in ours})
     raise UsageError(
         f"--model {name} is not a model of VLMEvalKit or of this package; {hint}"

@@ -14,23 +14,15 @@ from typing import Any
 
 from loguru import logger
 
-from replay_adapters.vlmevalkit.arguments import Planned, plan
+from replay_adapters.session.session import Session, current, opened
 from replay_adapters.vlmevalkit.inputs import built
-from replay_adapters.vlmevalkit.journal import Journal, plain
-from replay_adapters.vlmevalkit.resuming import ask_again, take_over
+from replay_adapters.vlmevalkit.journal import Journal, ask_again, finish, note_sample, take_over
+from replay_adapters.vlmevalkit.planned import Build, Planned
 from replay_adapters.vlmevalkit.rows import remember_rows, rows_of
 from replay_adapters.vlmevalkit.scoring import score_every_sample
-from replay_adapters.vlmevalkit.totals import finish
 
 _MARK = "_activation_replay"
 FAILED = 1
-
-
-class _Current:
-    """The dataset that is being answered, and the sample that was asked for last."""
-
-    journal: Journal | None = None
-    index: Any = None
 
 
 def install() -> None:
@@ -68,19 +60,18 @@ def join_records_with_samples() -> None:
                 return model
             planned.settings.check_tasks([dataset.dataset_name])
             journal.check_settings(planned.fingerprint, planned.settings.summary())
-            _Current.journal = journal
             if rank == 0 and more.get("retry_failed", True):
                 file = more.get("result_file") or get_pred_file_path(
                     work_dir, model_name, dataset.dataset_name, use_env_format=True
                 )
                 ask_again(journal, Path(file))
             try:
-                model = original(model, work_dir, model_name, dataset, *rest, **more)
+                with opened(Session(journal=journal)):
+                    model = original(model, work_dir, model_name, dataset, *rest, **more)
                 if rank == 0:
                     finish(journal, planned, dataset)
                     score_every_sample(dataset, journal)
             finally:
-                _Current.journal = None
                 if rank == 0:
                     rows_of(dataset, more.get("limit"), journal.lines()).write(journal)
             return model
@@ -103,11 +94,11 @@ def resume_by_sample() -> None:
         @functools.wraps(original)
         def infer_data(
             model: Any, model_name: str, work_dir: str, dataset: Any, out_file: str, **more: Any
-        ):
-            journal = _Current.journal
-            if journal is None:
+        ) -> Any:
+            session = current()
+            if session is None:
                 return original(model, model_name, work_dir, dataset, out_file, **more)
-            begun = take_over(journal, Path(out_file))
+            begun = take_over(session.journal, Path(out_file))
             if begun:
                 logger.info(f"replay: {begun} samples were answered by an earlier run")
             _restore_frame_sampling(model)
@@ -219,23 +210,6 @@ def own_device() -> str:
     return f"cuda:{meant[0]}"
 
 
-def note_sample(line: Any) -> None:
-    """Remember which sample the harness builds a prompt for; ``generate`` is not told."""
-    _Current.index = plain(line["index"])
-
-
-def sample_index() -> Any:
-    """Return the sample whose prompt was built last; None outside a run."""
-    return _Current.index if _Current.journal is not None else None
-
-
-def keep(index: Any, predictions: list[str], records: list[dict[str, Any]]) -> None:
-    """Write a sample's answers and records down, inside a run of the harness."""
-    if _Current.journal is not None:
-        line = {"index": index, "predictions": predictions, "replay": records}
-        _Current.journal.add(line)
-
-
 @contextlib.contextmanager
 def _watching(dataset: Any) -> Iterator[None]:
     """Note the sample of every prompt that the dataset builds; it is given a row or its number."""
@@ -264,11 +238,9 @@ def _planned(model: Any, name: str) -> Planned | None:
     """Return what one of our models does, built or not; None for another model."""
     from vlmeval.config import supported_VLM
 
-    from replay_adapters.vlmevalkit.models import Build
-
     if isinstance(model, str):
         entry = supported_VLM.get(name)
-        return plan(entry.arguments) if isinstance(entry, Build) else None
+        return entry.planned if isinstance(entry, Build) else None
     found: Planned | None = getattr(model, "plan", None)
     return found if isinstance(found, Planned) else None
 

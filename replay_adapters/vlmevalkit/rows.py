@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from replay_adapters.vlmevalkit.journal import Journal, Line, plain, write_json
+from replay_adapters.vlmevalkit.journal import Journal, plain, write_json
 from replay_core import Outcome
+from replay_core.jsonl import Line
 
 _MARK = "_activation_replay"
 # Upstream takes an image cell of up to so many characters for the index of another row.

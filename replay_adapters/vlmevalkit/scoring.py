@@ -7,19 +7,11 @@ from typing import Any
 
 from loguru import logger
 
-from replay_adapters.vlmevalkit.journal import Journal, Line, plain, read_lines
+from replay_adapters.vlmevalkit.journal import Journal, plain, shown
+from replay_core.jsonl import Line, read_lines
 
 # How the harness's scorers call the column that tells whether an item is right.
 _COLUMNS = ("hit", "score")
-
-
-def shown(answer: str) -> str:
-    """Return an answer as the harness's predictions file has it: a blank for an empty one.
-
-    An empty cell of that file is read back as NaN, on which several scorers fail (WeMath's and
-    MLVU_MCQ's among them); they count a blank as wrong.
-    """
-    return answer or " "
 
 
 def score_every_sample(dataset: Any, journal: Journal) -> None:

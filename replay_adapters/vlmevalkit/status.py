@@ -4,9 +4,11 @@ import json
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from replay_adapters.vlmevalkit.rows import Rows, read_rows
+if TYPE_CHECKING:
+    from replay_adapters.vlmevalkit.planned import Planned
+    from replay_adapters.vlmevalkit.rows import Rows
 
 
 @dataclass
@@ -21,8 +23,7 @@ class Run:
     work_dir: Path = Path("outputs")
     models: list[str] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
-    ours: dict[str, dict[str, Any]] = field(default_factory=dict)
-    classes: dict[str, str] = field(default_factory=dict)
+    ours: "dict[str, Planned]" = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -49,7 +50,7 @@ def verdict(run: Run, started: float) -> tuple[bool, str]:
     return True, ". ".join(answered)
 
 
-def _failure(run: Run, model: str, dataset: str, started: float, rows: Rows | None) -> str | None:
+def _failure(run: Run, model: str, dataset: str, started: float, rows: "Rows | None") -> str | None:
     """Return why a model's answers to a set count as failed; None where they do not."""
     path = run.work_dir / model / "status.json"
     fresh = path.is_file() and path.stat().st_mtime >= started - 1
@@ -82,8 +83,10 @@ def _reason(status: dict[str, Any]) -> str | None:
     return None
 
 
-def _rows(run: Run, model: str, dataset: str, started: float) -> Rows | None:
+def _rows(run: Run, model: str, dataset: str, started: float) -> "Rows | None":
     """Return the rows under the name that the run has for a set, else under the set's own."""
+    from replay_adapters.vlmevalkit.rows import read_rows  # here: a refusal does not wait for torch
+
     since = started if run.answers else 0.0
     names = dict.fromkeys((dataset, run.labels.get(dataset, dataset)))
     found = (read_rows(run.work_dir / model, name, since) for name in names)

@@ -8,11 +8,11 @@ from lmms_eval.utils import simple_parse_args_string
 
 from replay_adapters.lmms_eval import MODEL_NAMES
 from replay_adapters.settings import options
-from replay_adapters.settings.run_options import PairOptions, RunOptions
+from replay_adapters.settings.run_options import PAIR_OPTIONS, PREFIX, REPLAY_OPTIONS
 from replay_core import Outcome, ReplayConfig, ReplayRecord
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-OPTIONS = [*ReplayConfig.model_fields, *RunOptions.model_fields]
+OPTIONS = [name.removeprefix(PREFIX) for name in REPLAY_OPTIONS]
 
 
 def first_cells() -> set[str]:
@@ -26,7 +26,7 @@ def test_every_option_has_a_line(name):
     assert f"replay_{name}" in first_cells()
 
 
-@pytest.mark.parametrize("name", PairOptions.model_fields)
+@pytest.mark.parametrize("name", PAIR_OPTIONS)
 def test_every_name_of_a_pairs_parts_has_a_line(name):
     assert name in first_cells()
 

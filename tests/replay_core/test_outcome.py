@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from replay_adapters.settings.run_options import RunOptions
-from replay_core import Outcome, ReplayConfig
+from replay_adapters.settings.run_options import REPLAY_OPTIONS
+from replay_core import Outcome
 from replay_core.outcome import SampleReplay
 
 WELL = {"applied", "off", "no_visual_tokens", "no_drift"}
@@ -22,8 +22,8 @@ def test_an_outcome_is_its_name_with_two_texts(outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("outcome", Outcome, ids=str)
 def test_remedies_name_options_that_there_are_as_a_user_types_them(outcome: Outcome) -> None:
-    named = re.findall(r"replay_(\w+)", outcome.remedy("replay_"))
-    assert {*named} <= {*ReplayConfig.model_fields, *RunOptions.model_fields}
+    named = re.findall(r"replay_\w+", outcome.remedy("replay_"))
+    assert {*named} <= {*REPLAY_OPTIONS}
     assert "replay_" not in outcome.remedy()
     assert outcome.remedy("replay_").replace("replay_", "") == outcome.remedy()
 

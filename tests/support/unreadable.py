@@ -69,10 +69,9 @@ def write_broken_clips(folder: Path) -> dict[str, Path]:
     }
     for kind, content in contents.items():
         (folder / f"{kind}.mp4").write_bytes(content)
-    write_clip(folder / "one_frame.mp4", 1)
     write_clip(folder / "long_drawn.mp4", 8, size=(4400, 20))
     _write_sound(folder / "sound_only.mp4")
-    kinds = [*contents, "one_frame", "long_drawn", "sound_only"]
+    kinds = [*contents, "long_drawn", "sound_only"]
     return {kind: folder / f"{kind}.mp4" for kind in kinds}
 
 

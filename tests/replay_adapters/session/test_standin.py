@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 
 from replay_adapters.session.standin import identity_of, load_for_method
 from replay_adapters.settings.options import check_checkpoints, resolve
-from replay_adapters.vlmevalkit.arguments import plan
+from replay_adapters.vlmevalkit.planned import plan
 from replay_core import Pair
 from replay_core.pair.identity import checkpoint_revision
 from tests.replay_adapters.conftest import REPLAY

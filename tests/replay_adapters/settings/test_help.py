@@ -7,11 +7,12 @@ import pytest
 
 from replay_adapters.settings import help as shown
 from replay_adapters.settings.options import resolve
-from replay_adapters.settings.run_options import PairOptions, RunOptions
+from replay_adapters.settings.run_options import RunOptions
+from replay_adapters.vlmevalkit import launcher
 from replay_core import ReplayConfig, UsageError
 from tests.replay_adapters.test_readme import first_cells
 
-LISTS = {"lmms-eval": shown.lmms_eval_options, "VLMEvalKit": shown.vlmevalkit_options}
+LISTS = {"lmms-eval": shown.lmms_eval_options, "VLMEvalKit": launcher.options}
 
 
 def read_options() -> list[str]:
@@ -67,7 +68,7 @@ def test_an_option_is_told_with_values_default_and_meaning(listed, name, told):
 def test_the_help_for_vlmevalkit_says_what_its_replay_argument_does_not_take():
     from replay_adapters.vlmevalkit.arguments import parse_options
 
-    text = shown.vlmevalkit_options()
+    text = launcher.options()
     for name in read_options():
         typed = name.removeprefix("replay_")
         told = "Not in --replay" not in entry(text, name)
@@ -78,7 +79,7 @@ def test_the_help_for_vlmevalkit_says_what_its_replay_argument_does_not_take():
         assert told == taken, name
 
 
-@pytest.mark.parametrize("model", [PairOptions, RunOptions, ReplayConfig])
+@pytest.mark.parametrize("model", [RunOptions, ReplayConfig])
 def test_every_option_has_values_and_a_meaning(model):
     meanings = shown.meanings_of(model)
     assert meanings.keys() == model.model_fields.keys()

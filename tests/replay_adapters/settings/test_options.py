@@ -78,6 +78,7 @@ def test_every_core_setting_can_be_given_as_an_option():
         "maximum": "image",
         "thresholds": "release",
         "step_scaling": "tokens",
+        "x": "random",
         "layers": "[0,2]",
         "threshold": 0.2,
         "step_size": 40,

@@ -51,6 +51,16 @@ def test_a_malformed_pair_file_is_refused_in_one_sentence(tmp_path, content, tol
     assert "\n" not in str(caught.value)
 
 
+def test_a_pair_file_that_was_changed_is_read_again(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("policy: a\nbase: b\n")
+    assert read_pair(str(file)).policy == "a"
+    file.write_text("policy: other\nbase: b\n")
+    assert read_pair(str(file)).policy == "other"
+    (tmp_path / "other").mkdir()  # beside a file that stays as it is
+    assert read_pair(str(file)).policy == str(tmp_path / "other")
+
+
 def test_a_wrong_preset_in_a_pair_file_is_refused(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("policy: a\nbase: b\nreplay: {threshold: 2}\n")

@@ -13,7 +13,7 @@ from transformers import AutoProcessor
 from replay_adapters.session.standin import identity_of
 from replay_adapters.settings.options import Settings, resolve
 from replay_adapters.settings.processors import processor_of, processor_revision
-from replay_adapters.vlmevalkit.arguments import plan
+from replay_adapters.vlmevalkit.planned import plan
 from replay_core import UsageError, make_pair
 from replay_core.pair.identity import checkpoint_revision
 from replay_core.pair.loading import load_model

@@ -1,14 +1,14 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 
 from replay_adapters.settings.pairs import Protocol
 from replay_adapters.settings.protocol import (
-    edit_generation,
     edit_last_text,
     edit_messages,
     edit_question,
-    edited_arguments,
+    edited_request,
 )
 
 QUESTION = [
@@ -47,10 +47,18 @@ def test_only_the_last_user_turn_gets_the_suffix():
     assert [turn["content"] for turn in edited] == ["First?", "Yes.", "Second? Box it."]
 
 
+def edited_arguments(arguments, protocol, **how):
+    request = SimpleNamespace(arguments=arguments)
+    edited = edited_request(request, protocol, **how)
+    assert request.arguments == arguments
+    return edited.arguments
+
+
 def test_decoding_of_the_pair_wins_over_the_task_but_not_over_the_command_line():
     protocol = Protocol(generation={"max_new_tokens": 2048, "temperature": 0})
     task = {"max_new_tokens": 16, "temperature": 1, "until": ["\n"]}
-    edited = edit_generation(task, protocol, {"temperature"})
+    given = ("How many?", task)
+    _, edited = edited_arguments(given, protocol, chat=False, command_line={"temperature"})
     assert edited == {"max_new_tokens": 2048, "temperature": 1, "until": ["\n"]}
 
 

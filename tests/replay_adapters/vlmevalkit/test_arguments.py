@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from replay_adapters.vlmevalkit.arguments import parse_options, plan
+from replay_adapters.vlmevalkit.arguments import parse_options
+from replay_adapters.vlmevalkit.planned import plan
 from replay_core import UsageError
 
 

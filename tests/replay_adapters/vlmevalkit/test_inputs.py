@@ -4,6 +4,7 @@ import base64
 import inspect
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cv2
 import pandas as pd
@@ -13,14 +14,15 @@ from PIL import Image
 from qwen_vl_utils import vision_process
 from transformers import ProcessorMixin
 
-from replay_adapters.vlmevalkit import inputs, patches
+from replay_adapters.session.session import Session, opened
+from replay_adapters.vlmevalkit import inputs
 from replay_core import Outcome, Steered
 from tests.replay_adapters.vlmevalkit.conftest import SMALL
 from tests.support.unreadable import broken_pictures, png, write_broken_clips, write_clip
 
 QUESTION = {"type": "text", "value": "What is it?"}
 PICTURES = broken_pictures()
-CLIPS = ("empty", "garbage", "cut", "damaged", "one_frame", "long_drawn", "sound_only")
+CLIPS = ("empty", "garbage", "cut", "damaged", "long_drawn", "sound_only")
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +52,15 @@ def clips(tmp_path_factory):
 
 
 @pytest.fixture
-def kept(monkeypatch):
+def kept():
     """What is written down for each sample: its answers and records."""
     lines = []
-    monkeypatch.setattr(patches, "keep", lambda index, *line: lines.append(line))
-    return lines
+
+    def add(line):
+        lines.append((line["predictions"], line["replay"]))
+
+    with opened(Session(journal=SimpleNamespace(add=add))):
+        yield lines
 
 
 def unread(model, kept, part):
@@ -93,7 +99,6 @@ def test_a_broken_clip_is_its_samples_outcome(model, kept, clips, monkeypatch, k
     monkeypatch.setattr(model, "fps", rate)
     reason = unread(model, kept, {"type": "video", "value": str(clips[kind])})
     told = {
-        "one_frame": "it has 1 frame, and a clip needs 2",
         "long_drawn": "its frames of 4400 by 20 pixels are drawn out too long",
         "sound_only": "DECORDError: st_nb >= 0",
     }
@@ -106,8 +111,24 @@ def test_the_other_classes_name_what_they_cannot_read(make, kept, clips, tmp_pat
     path.write_bytes(PICTURES["cut"])
     model = make(family, nframe=4)
     assert unread(model, kept, {"type": "image", "value": str(path)}).startswith("OSError: image f")
-    clip = {"type": "video", "value": str(clips["one_frame"])}
-    assert unread(model, kept, clip) == "it has 1 frame, and a clip needs 2"
+    clip = {"type": "video", "value": str(clips["long_drawn"])}
+    told = "its frames of 4400 by 20 pixels are drawn out too long"
+    assert unread(model, kept, clip) == told
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("rate", [None, 2])
+def test_a_clip_of_one_frame_is_answered(make, kept, tmp_path, monkeypatch, family, rate):
+    """As in lmms-eval: the processors repeat the frame."""
+    small = {"min_pixels": 4096, "max_pixels": 65536} if family == "qwen3_vl" else {}
+    model = make(family, nframe=4, **small)
+    model.fps = rate
+    seen = _watch(model, monkeypatch)
+    path = write_clip(tmp_path / "one.mp4", 1)
+    assert model.generate([{"type": "video", "value": str(path)}, QUESTION], dataset="mine") != " "
+    assert seen["video_grid_thw"][:, 0].tolist() == [1]
+    (_, (record,)) = kept.pop()
+    assert record["outcome"] == Outcome.OFF
 
 
 def test_a_file_that_is_not_there_is_named(model, kept, tmp_path):

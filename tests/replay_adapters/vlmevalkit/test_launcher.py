@@ -4,11 +4,12 @@ import json
 import subprocess
 import sys
 import types
+from collections import Counter
 
 import pytest
 
-from replay_adapters.settings.help import vlmevalkit_options
-from replay_adapters.vlmevalkit import launcher
+from replay_adapters.settings import pairs
+from replay_adapters.vlmevalkit import launcher, planned
 
 
 @pytest.fixture
@@ -89,7 +90,11 @@ def test_our_models_get_their_full_names_and_the_harness_keeps_its_own_arguments
     run = launcher.prepare(argv)
     (full,) = run.ours
     assert full.rpartition("-")[0] == "demo-replay"
-    assert run.ours[full] == {"pair": "demo", "replay_method": "replay", "replay_steps": 3}
+    assert run.ours[full].arguments == {
+        "pair": "demo",
+        "replay_method": "replay",
+        "replay_steps": 3,
+    }
     assert run.argv == [
         *("--mode", "infer", "--judge", "exact_matching", "--work-dir", "./outputs"),
         *("--model", full, "--data", "replay_demo"),
@@ -97,6 +102,32 @@ def test_our_models_get_their_full_names_and_the_harness_keeps_its_own_arguments
     (other,) = launcher.prepare([*DEMO, "--replay", "steps=4"]).ours
     assert other != full
     assert list(launcher.prepare([*DEMO, "--replay", "steps=3"]).ours) == [full]
+
+
+def test_a_run_reads_each_pair_file_and_plans_each_model_once(monkeypatch, tmp_path):
+    read, plans = Counter(), []
+    parse, plan = pairs.yaml.safe_load, planned.plan
+
+    def parsing(text):
+        read[text] += 1
+        return parse(text)
+
+    def planning(*given):
+        plans.append(given)
+        return plan(*given)
+
+    pairs._parsed.cache_clear()
+    monkeypatch.setattr(pairs.yaml, "safe_load", parsing)
+    monkeypatch.setattr(planned, "plan", planning)
+    run = launcher.prepare(["--model", "demo-replay", "demo-none", "--data", "replay_demo"])
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"model": {"demo-base": {}}, "data": {"replay_demo": {}}}))
+    launcher.prepare(["--config", str(file), "--work-dir", str(tmp_path)])
+    assert len(read) == len(pairs.pair_names())
+    assert set(read.values()) == {1}
+    assert len(plans) == 3
+    assert [planned.Build(given).planned for given in run.ours.values()] == list(run.ours.values())
+    assert len(plans) == 3
 
 
 def test_a_run_file_reaches_the_harness_with_full_names_and_classes(tmp_path):
@@ -129,7 +160,7 @@ def test_help_is_the_run_scripts_own_with_ours_behind_it(harness, monkeypatch, c
     assert not ended.value.code
     assert told.startswith("usage: vlmeval_replay")
     assert told.index("--judge-base-url") < told.index("--replay NAME=VALUE")
-    assert told.rstrip().endswith(vlmevalkit_options().rstrip())
+    assert told.rstrip().endswith(launcher.options().rstrip())
 
 
 @pytest.mark.parametrize(("rank", "told"), [("0", "failed: demo-replay-"), ("1", "")])
@@ -156,10 +187,24 @@ def test_a_process_that_stops_ends_with_1_and_the_first_says_what_is_answered(
 
 def test_names_are_read_from_the_harness_source_without_importing_it():
     code = (
-        "import sys; from replay_adapters.vlmevalkit import launcher as l;"
+        "import sys; from replay_adapters.vlmevalkit import upstream as l;"
         "assert {'GPT4o', 'Qwen2.5-VL-7B-Instruct'} <= l.stock_models(None);"
         "assert {'Qwen2VLChat', 'Qwen3VLChat', 'GPT4V'} <= l.stock_classes(None);"
         "assert 'vlmeval' not in sys.modules"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize(
+    "argv", [("--model", "demo-repaly", "--data", "x"), (*DEMO, "--replay", "treshold=1")]
+)
+def test_a_misspelt_name_is_refused_without_waiting_for_torch(argv):
+    code = (
+        "import sys; from replay_adapters.vlmevalkit.launcher import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "False\n")
+    assert "did you mean" in ended.stderr

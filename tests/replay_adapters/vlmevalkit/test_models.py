@@ -3,12 +3,13 @@
 import inspect
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from replay_adapters.vlmevalkit import CLASSES
-from replay_adapters.vlmevalkit.arguments import CLASS_ARGUMENTS
+from replay_adapters.session.session import Session, opened
+from replay_adapters.vlmevalkit.arguments import CLASS_ARGUMENTS, CLASSES
 from replay_adapters.vlmevalkit.demo import demo_documents
 from replay_core import Steered
 from tests.replay_adapters.vlmevalkit.conftest import REPLAY, SMALL
@@ -110,6 +111,31 @@ def test_a_temperature_of_0_is_plain_argmax(build, message, monkeypatch):
     assert watch.generations[0]["do_sample"] is False
     assert watch.generations[1]["do_sample"] is True
     assert watch.generations[1]["top_k"] == 1
+
+
+def test_sampled_tokens_are_those_of_torchs_own_stream_with_the_records_seed(
+    build, message, monkeypatch
+):
+    """So that a run's samples stay what they were before each row had a stream of its own."""
+    calls = []
+    decode = Steered.decode
+
+    def decoded(steered, inputs, result, **generation):
+        ids = decode(steered, inputs, result, **generation)
+        calls.append((inputs, generation, ids))
+        return ids
+
+    lines = []
+    monkeypatch.setattr(Steered, "decode", decoded)
+    model = build(replay_method="none", temperature=1.5, samples=5)
+    with opened(Session(journal=SimpleNamespace(add=lines.append))):
+        model.generate(message, dataset="mine")
+    (line,) = lines
+    assert len({tuple(ids[0].tolist()) for *_, ids in calls}) > 1
+    for record, (inputs, generation, ids) in zip(line["replay"], calls, strict=True):
+        torch.manual_seed(record["seed"])
+        expected = model.pair.policy.model.generate(**inputs, **generation)
+        assert torch.equal(ids, expected)
 
 
 def test_the_pairs_prompt_reaches_the_tokenizer(build, tiny_pairs, tmp_path, message, monkeypatch):

@@ -6,6 +6,7 @@ import types
 import pandas as pd
 import pytest
 
+from replay_adapters.session.session import Session, opened
 from replay_core import UsageError
 
 INFER = ["model", "model_name", "work_dir", "dataset", "out_file"]
@@ -139,7 +140,6 @@ def test_a_process_that_fails_takes_the_others_down(harness, tmp_path, monkeypat
     """Upstream would leave them waiting in a barrier for an hour."""
     from vlmeval import inference
 
-    from replay_adapters.vlmevalkit import patches
     from replay_adapters.vlmevalkit.journal import Journal
 
     class Dataset:
@@ -151,19 +151,15 @@ def test_a_process_that_fails_takes_the_others_down(harness, tmp_path, monkeypat
 
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", world)
-    monkeypatch.setattr(patches._Current, "journal", Journal(tmp_path, "pictures"))
-    with pytest.raises(raised):
+    with opened(Session(journal=Journal(tmp_path, "pictures"))), pytest.raises(raised):
         inference.infer_data("m", "m", str(tmp_path), Dataset(), str(tmp_path / "out.pkl"))
 
 
-def test_what_could_not_be_read_is_asked_again_by_a_run_that_goes_on(
-    harness, tmp_path, monkeypatch
-):
+def test_what_could_not_be_read_is_asked_again_by_a_run_that_goes_on(harness, tmp_path):
     """The file may be whole by then."""
     from vlmeval import inference
     from vlmeval.smp import load
 
-    from replay_adapters.vlmevalkit import patches
     from replay_adapters.vlmevalkit.journal import Journal
 
     asked = []
@@ -182,8 +178,8 @@ def test_what_could_not_be_read_is_asked_again_by_a_run_that_goes_on(
     for index, text, outcome in ((1, "", "unreadable_input"), (3, "", "applied")):
         records = [{"outcome": outcome}]
         journal.add({"index": index, "predictions": [text], "replay": records})
-    monkeypatch.setattr(patches._Current, "journal", journal)
     out = str(tmp_path / "out.pkl")
-    inference.infer_data(model, "m", str(tmp_path), Rows(**vars(dataset)), out)
+    with opened(Session(journal=journal)):
+        inference.infer_data(model, "m", str(tmp_path), Rows(**vars(dataset)), out)
     assert asked == ["prompt 1", "prompt 2"]
     assert load(out) == {3: " ", 1: "new", 2: "new"}

@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from replay_adapters.vlmevalkit.journal import Journal, read_lines
-from replay_adapters.vlmevalkit.resuming import ask_again, take_over
+from replay_adapters.vlmevalkit.journal import Journal, ask_again, read_lines, take_over
 from replay_core.model.call import DecoderCall
 from tests.replay_adapters.vlmevalkit.conftest import REPLAY
 

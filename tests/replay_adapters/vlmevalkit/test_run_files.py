@@ -31,18 +31,16 @@ def test_all_the_suites_are_there():
 def test_a_run_file_is_accepted_and_its_arms_differ_in_the_method_only(path, monkeypatch, tmp_path):
     """With the configs of the published checkpoints, which no test downloads."""
     config = Qwen2_5_VLConfig(architectures=["Qwen2_5_VLForConditionalGeneration"])
-    for module in ("replay_core.pair.pair", "replay_adapters.settings.options"):
+    for module in ("replay_core.pair.loading", "replay_adapters.settings.options"):
         monkeypatch.setattr(f"{module}.load_config", lambda checkpoint: config)
-    arguments = "replay_adapters.vlmevalkit.arguments"
-    for module in ("replay_adapters.settings.options", arguments):
+    planned = "replay_adapters.vlmevalkit.planned"
+    for module in ("replay_adapters.settings.options", planned):
         monkeypatch.setattr(f"{module}.adapted_base", lambda checkpoint: None)
     revision = "commit of {}".format
-    monkeypatch.setattr(
-        f"{arguments}.checkpoint_revision", lambda where, onto=None: revision(where)
-    )
-    monkeypatch.setattr(f"{arguments}.processor_revision", lambda settings: revision("processor"))
+    monkeypatch.setattr(f"{planned}.checkpoint_revision", lambda where, onto=None: revision(where))
+    monkeypatch.setattr(f"{planned}.processor_revision", lambda settings: revision("processor"))
     run = launcher.prepare(["--config", str(path), "--work-dir", str(tmp_path)])
-    arms = [dict(arguments) for arguments in run.ours.values()]
+    arms = [dict(planned.arguments) for planned in run.ours.values()]
     methods = [arm.pop("replay_method") for arm in arms]
     assert methods == ["none", "replay", "inject"][: len(arms)]
     assert len(arms) == (3 if path.stem in RELEASE_INJECTS else 2)

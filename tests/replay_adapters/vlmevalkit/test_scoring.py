@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from replay_adapters.vlmevalkit.journal import Journal
-from replay_adapters.vlmevalkit.scoring import item_scores, score_every_sample, shown
+from replay_adapters.vlmevalkit.journal import Journal, shown
+from replay_adapters.vlmevalkit.scoring import item_scores, score_every_sample
 
 
 class Dataset:
