@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -73,14 +72,12 @@ class Evaluated:
             for record in self.runs["replay"].records
             if record["outcome"] == Outcome.APPLIED.value
         ]
-        named = {"replay": "replay", "random x": "random"}
-        return RunPanel(
-            self.pair, losses, {name: self.against_none(arm) for name, arm in named.items()}
-        )
+        changed = {"replay": self.against_none("replay"), "random x": self.against_none("random")}
+        return RunPanel(self.pair, losses, changed)
 
 
 @dataclass(frozen=True)
-class _Process:
+class Process:
     """One pair's evaluation: a command to run, and how its files are read when it has ended."""
 
     pair: str
@@ -99,29 +96,28 @@ def run_demo(output: Path, limit: int | None, batch_size: int, harness: str) -> 
     """Evaluate both pairs and return the report.
 
     Writes below ``output``: for each pair a folder with what its process was told, its log, and the
-    harness's own files; and ``replay.png``. ``limit`` is the number of items, None for all.
-
-    ``harness`` is ``lmms-eval`` or ``vlmevalkit``, which takes no batch size.
+    harness's own files; and ``replay.png``. ``limit`` is the number of items, None for all;
+    ``harness`` is ``lmms-eval`` or ``vlmevalkit``, which answers one item at a time.
 
     Raises:
         UsageError: an evaluation failed; the sentence names its log.
     """
-    prepare = (
-        partial(_in_vlmevalkit, limit=limit)
+    processes = [
+        _in_vlmevalkit(pair, output / pair, limit)
         if harness == "vlmevalkit"
-        else partial(_in_lmms_eval, limit=limit, batch_size=batch_size)
-    )
-    processes = [prepare(pair, output / pair) for pair in PAIRS]
+        else _in_lmms_eval(pair, output / pair, limit, batch_size)
+        for pair in PAIRS
+    ]
     for process in processes:
         print(f"$ {process.shown}", flush=True)
-    _run(processes)
+    run_all(processes)
     found = [Evaluated(each.pair, {arm: each.read(arm) for arm in ARMS}) for each in processes]
     picture = output / "replay.png"
     run_picture(picture, [each.panel() for each in found])
     return report(harness, found, picture)
 
 
-def _in_lmms_eval(pair: str, folder: Path, *, limit: int | None, batch_size: int) -> _Process:
+def _in_lmms_eval(pair: str, folder: Path, limit: int | None, batch_size: int) -> Process:
     import yaml
 
     common = {
@@ -140,7 +136,7 @@ def _in_lmms_eval(pair: str, folder: Path, *, limit: int | None, batch_size: int
         for arm, options in ARMS.items()
     ]
     told = _write(folder / "lmms_eval.yaml", yaml.safe_dump(runs, sort_keys=False))
-    return _Process(
+    return Process(
         pair,
         [sys.executable, "-m", "replay_adapters.lmms_eval.launcher", "--config", str(told)],
         folder / "lmms_eval.log",
@@ -151,7 +147,7 @@ def _in_lmms_eval(pair: str, folder: Path, *, limit: int | None, batch_size: int
     )
 
 
-def _in_vlmevalkit(pair: str, folder: Path, *, limit: int | None) -> _Process:
+def _in_vlmevalkit(pair: str, folder: Path, limit: int | None) -> Process:
     documents = demo_documents()[:limit]
     write_set(folder / "LMUData" / f"{TASK}.tsv", documents)
     models = {
@@ -173,7 +169,7 @@ def _in_vlmevalkit(pair: str, folder: Path, *, limit: int | None) -> _Process:
         folders = sorted(folder.glob(f"{pair}-{arm}-*"), key=lambda path: path.stat().st_mtime)
         return journal_run(folders[-1], TASK, score)
 
-    return _Process(
+    return Process(
         pair,
         [sys.executable, "-m", "replay_adapters.vlmevalkit", *given],
         folder / "vlmevalkit.log",
@@ -190,7 +186,7 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _run(processes: Sequence[_Process]) -> None:
+def run_all(processes: Sequence[Process]) -> None:
     """Run all at once; their output goes to their logs, and one bar shows how far all arms are."""
     from tqdm import tqdm
 
@@ -208,7 +204,7 @@ def _run(processes: Sequence[_Process]) -> None:
         with tqdm(total=arms, bar_format=shape, desc=f"answering under {arms} arms") as bar:
             while any(process.poll() is None for process in running):
                 time.sleep(0.2)
-                bar.update(sum(_arms_done(each) for each in processes) - bar.n)
+                bar.update(sum(arms_done(each) for each in processes) - bar.n)
                 _check(processes, running)
             bar.update(arms - bar.n)
         _check(processes, running)
@@ -219,7 +215,7 @@ def _run(processes: Sequence[_Process]) -> None:
                 process.wait()
 
 
-def _arms_done(process: _Process) -> float:
+def arms_done(process: Process) -> float:
     """Return how many arms a process has answered, from the progress bars in its log."""
     bars = re.findall(
         rf"{process.bar}[^\r\n]*?(\d+)/(\d+) \[", process.log.read_text("utf-8", "ignore")
@@ -229,7 +225,7 @@ def _arms_done(process: _Process) -> float:
     return finished + (shares[-1] if shares else 0)
 
 
-def _check(processes: Sequence[_Process], running: Sequence[subprocess.Popen[bytes]]) -> None:
+def _check(processes: Sequence[Process], running: Sequence[subprocess.Popen[bytes]]) -> None:
     for each, process in zip(processes, running, strict=True):
         if process.poll():
             raise UsageError(f"the evaluation of {each.pair} failed; its log is {each.log}")

@@ -4,7 +4,6 @@
 :class:`RunLog` of them; whatever works on finished runs reads nothing else.
 """
 
-import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +21,7 @@ _NEUTRAL = (
     *("batch_size", "device", "device_map", "attn_implementation", "use_flash_attention_2"),
     *("use_cache", "pretrained", "pair", "processor", "model_path", "verbose", "use_vllm"),
 )
-ASPECTS = ("documents", "prompt", "pixels", "decoding", "judge")
+ASPECTS = ("prompt", "pixels", "decoding", "judge")
 # Under what a task's table for a document holds its score, where the task does not say.
 _SCORE_KEYS = ("score", "acc", "accuracy", "correct", "gpt_score")
 # The field that both harnesses' HR-Bench gives the rotations of one question.
@@ -204,11 +203,6 @@ def argument_facts(arguments: Mapping[str, Any]) -> Facts:
         aspect = "pixels" if name in PIXEL_KEYS else "prompt" if prompt else "decoding"
         facts[aspect][name] = str(value)
     return facts
-
-
-def content(item: Item) -> str:
-    """Return what tells whether two runs asked the same thing of a document."""
-    return hashlib.sha256(f"{item.asked}\x1f{item.target}".encode()).hexdigest()[:16]
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,11 +111,11 @@ def _draw_changes(axes: Axes, panel: RunPanel, most: int) -> None:
             ticks.append(place)
             labels.append(f"{kind} by {name}")
         lines.append(
-            f"{name}: {found.accuracy_a:.1%} → {found.accuracy_b:.1%} right "
-            f"(n = {found.n}, exact McNemar p = {found.p_value:.2g})"
+            f"{name}: {found.accuracy_a:.1%} → {found.accuracy_b:.1%} right, "
+            f"n = {found.n}, p = {found.p_value:.2g}"
         )
     axes.set_yticks(ticks, labels)
     axes.invert_yaxis()
-    axes.set(xlabel="answers changed", xlim=(0, max(most, 1) * 1.12))
+    axes.set(xlabel="answers changed (p: exact McNemar)", xlim=(0, max(most, 1) * 1.12))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("\n".join(lines), fontsize=10, loc="left")

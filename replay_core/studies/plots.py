@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from replay_core.studies.figures import PALETTE, canvas, save
+from replay_core.studies.figures import PALETTE, canvas, forest, save
 
 
 def draw_grid(
@@ -50,8 +50,6 @@ def draw_grid(
 
 def draw_compare(path: Path, rows: Sequence[Mapping[str, Any]], names: tuple[str, str]) -> None:
     """Draw each task's difference with its interval."""
-    from replay_core.studies.figures import forest
-
     points = [
         (
             f"{row['task']}: {100 * row['score_a']:.1f} → {100 * row['score_b']:.1f}\n"
