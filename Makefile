@@ -8,7 +8,7 @@ PIP = $(BIN)/python -m pip install --quiet --constraint $(TESTED)
 
 .PHONY: demo demo-vlmevalkit test newest tested results lint clean
 
-# The embedded pair on its task through lmms-eval's own command line, replay off and on.
+# Two embedded pairs on one task through lmms-eval's own command line: replay off, on, and random x.
 # DEMO="--all" runs all 1,000 items, DEMO="--limit 50" fewer than the usual 200.
 demo: $(VENV)/.installed
 	$(BIN)/activation-replay demo $(DEMO)

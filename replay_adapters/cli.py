@@ -33,16 +33,13 @@ def demo(
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     harness: Annotated[Harness, typer.Option(help="Which harness runs it.")] = Harness.LMMS_EVAL,
 ) -> None:
-    """Run the embedded pair on replay_demo through a harness, with replay off and on."""
-    items = None if everything else limit
-    if harness is Harness.VLMEVALKIT:
-        from replay_adapters.vlmevalkit.demo import run_demo as run_in_vlmevalkit
+    """Run two embedded pairs on replay_demo: replay off, on, and with random x as the control.
 
-        typer.echo(run_in_vlmevalkit(output, items))
-        return
+    demo_narrow is a pair that replay repairs; demo one with nothing to repair.
+    """
     from replay_adapters.demo import run_demo
 
-    typer.echo(run_demo(output, items, batch_size))
+    typer.echo(run_demo(output, None if everything else limit, batch_size, harness.value))
 
 
 @app.command()

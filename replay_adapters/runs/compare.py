@@ -7,7 +7,7 @@ from typing import Any
 
 from replay_adapters.runs.published import Published, published
 from replay_adapters.runs.reader import read_runs
-from replay_adapters.runs.run import ASPECTS, RunLog, content
+from replay_adapters.runs.run import ASPECTS, RunLog
 from replay_core import UsageError
 from replay_core.studies.stats.paired import PairedReport, paired_report
 from replay_core.studies.stats.resampling import holm
@@ -15,16 +15,17 @@ from replay_core.studies.stats.resampling import holm
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """Two runs on one task; ``holm_p`` is adjusted over all tasks of the comparison.
-
-    ``published`` are the paper's own numbers for what a and b are, where it has any.
-    """
+    """Two runs on one task, item by item."""
 
     a: RunLog
+    """The baseline."""
     b: RunLog
     report: PairedReport
+    """The difference of their scores, and how sure it is."""
     holm_p: float
+    """The report's p-value, adjusted over all tasks of the comparison."""
     published: tuple[Published | None, Published | None]
+    """The paper's own numbers for what a and b are; None where it has nothing on them."""
 
 
 def compare_runs(
@@ -99,7 +100,7 @@ def check_comparable(a: RunLog, b: RunLog) -> None:
                 f"{where}: their documents differ (document {document} has the target "
                 f"{item.target!r} in one and {other.target!r} in the other)"
             )
-        if content(item) != content(other):
+        if item.asked != other.asked:
             raise UsageError(f"{where}: their prompt differs at document {document}")
     for aspect in ASPECTS:
         mine, its = a.facts.get(aspect, {}), b.facts.get(aspect, {})

@@ -12,7 +12,6 @@ from replay_adapters.runs.run import (
     RunLog,
     argument_facts,
     flat,
-    mean_of,
     plugin_facts,
     raw_score,
     score,
@@ -61,6 +60,7 @@ def _read(path: Path, results_file: Path, task: str, metric: str | None) -> RunL
         items,
         _facts(results, config),
         settings=replay or {"policy": _pairs(_run(results).get("model_args")).get("pretrained")},
+        beside=(results_file,),
         asked=len(samples),
         whole=sizes.get("original"),
         reported=_reported((results.get("results") or {}).get(task) or {}, named),
@@ -107,6 +107,13 @@ def _samples(path: Path, results: Mapping[str, Any], task: str) -> list[Sample]:
     return samples
 
 
+def answers_of(sample: Sample) -> list[str]:
+    """Return the texts of all answers to one document, in the order of requests and repeats."""
+    given = sample.get("resps") or []
+    each = given if isinstance(given, list) else [given]
+    return [text for one in each for text in (one if isinstance(one, list) else [one])]
+
+
 def _first_of_all(samples: Sequence[Sample], names: Sequence[str]) -> str:
     """Return the task's first metric that is not one of only a part of the documents."""
     whole = (name for name in names if _others(samples, name, names) is None)
@@ -133,15 +140,14 @@ def _others(samples: Sequence[Sample], metric: str, names: Sequence[str]) -> set
 
 
 def _item(sample: Sample, metric: str, value: float) -> Item:
-    records = sample.get("replay") or []
-    counts = [c["output_tokens"] for c in sample.get("token_counts") or () if c]
     table = sample.get(metric)
     return Item(
         value,
         asked=str(sample.get("input", "")),
         target=str(sample.get("target", "")),
-        tokens=mean_of([record.get("new_tokens") for record in records] or counts),
-        truncated=mean_of([record.get("truncated") for record in records]),
+        answers=answers_of(sample),
+        records=sample.get("replay") or (),
+        counted=[count["output_tokens"] for count in sample.get("token_counts") or () if count],
         fields=flat({**(table if isinstance(table, dict) else {}), **sample}),
     )
 

@@ -1,9 +1,12 @@
-"""A finished run on one task: its items, and what must be equal in a run it is compared with."""
+"""A finished run on one task: its items, and what must be equal in a run it is compared with.
 
-import hashlib
+``runs.lmms_eval`` and ``runs.vlmevalkit`` find the files of their harness and make a
+:class:`RunLog` of them; whatever works on finished runs reads nothing else.
+"""
+
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -18,7 +21,7 @@ _NEUTRAL = (
     *("batch_size", "device", "device_map", "attn_implementation", "use_flash_attention_2"),
     *("use_cache", "pretrained", "pair", "processor", "model_path", "verbose", "use_vllm"),
 )
-ASPECTS = ("documents", "prompt", "pixels", "decoding", "judge")
+ASPECTS = ("prompt", "pixels", "decoding", "judge")
 # Under what a task's table for a document holds its score, where the task does not say.
 _SCORE_KEYS = ("score", "acc", "accuracy", "correct", "gpt_score")
 # The field that both harnesses' HR-Bench gives the rotations of one question.
@@ -26,33 +29,58 @@ _ROTATION = "cycle_category"
 _OPTION = re.compile(r"^\s*\(?([A-J])[.):]\s*(.*)$", re.MULTILINE)
 
 Facts = dict[str, dict[str, Any]]
+Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Item:
-    """One document's result. ``asked`` is its question, ``target`` its right answer."""
+    """What a run logged of one document."""
 
     score: float
+    """Finite; what the harness's scorer gave it under the run's metric."""
     asked: str = ""
+    """The question, with its options …"""
     target: str = ""
-    tokens: float | None = None
-    truncated: float | None = None
+    """… and the right answer."""
+    answers: Sequence[str] = ()
+    """The texts of all logged answers, where a file has them."""
+    scores: Sequence[float] = ()
+    """Each answer's own score, where the harness scores more than one."""
+    records: Sequence[Record] = ()
+    """The plugin's record of each answer; none of a stock run or an answer from a cache."""
+    counted: Sequence[int] = ()
+    """The harness's own counts of new tokens, where it has them."""
     fields: Mapping[str, Any] = field(default_factory=dict)
+    """Everything else in the harness's file that is text or a number."""
+
+    @property
+    def tokens(self) -> float | None:
+        """New tokens, a mean over the document's answers."""
+        return _mean_of([record.get("new_tokens") for record in self.records] or self.counted)
+
+    @property
+    def truncated(self) -> float | None:
+        """Share of the document's answers that were cut."""
+        return _mean_of(record.get("truncated") for record in self.records)
 
 
 @dataclass(frozen=True)
 class RunLog:
-    """One run on one task. ``facts``: aspect → what must be equal in a run it is compared with."""
+    """One run on one task."""
 
     harness: str
     task: str
     metric: str
     path: Path
+    """The harness's file with a line or row per document."""
     items: dict[Any, Item]
     facts: Facts
+    """Aspect → name → what must be equal in a run it is compared with."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What the plugin wrote of the run: policy, base, ``config`` …; of a stock run at most the
-    policy."""
+    """What the plugin wrote of the run: policy, base, ``config``, ``totals`` …; of a stock run at
+    most the policy."""
+    beside: tuple[Path, ...] = ()
+    """Other files of the run, as the one with its results."""
     asked: int | None = None
     """How many documents were asked, where the harness says so …"""
     whole: int | None = None
@@ -66,6 +94,11 @@ class RunLog:
     def scores(self) -> dict[Any, float]:
         """Document → score."""
         return {document: item.score for document, item in self.items.items()}
+
+    @property
+    def records(self) -> list[Record]:
+        """The records of all answers."""
+        return [record for item in self.items.values() for record in item.records]
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -172,17 +205,12 @@ def argument_facts(arguments: Mapping[str, Any]) -> Facts:
     return facts
 
 
-def content(item: Item) -> str:
-    """Return what tells whether two runs asked the same thing of a document."""
-    return hashlib.sha256(f"{item.asked}\x1f{item.target}".encode()).hexdigest()[:16]
-
-
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that are text or numbers."""
     return {k: v for k, v in values.items() if isinstance(v, str | int | float | bool)}
 
 
-def mean_of(values: Iterable[float | None]) -> float | None:
+def _mean_of(values: Iterable[float | None]) -> float | None:
     """Return the mean of what is known; None where nothing is."""
     known = [float(value) for value in values if value is not None]
     return fmean(known) if known else None

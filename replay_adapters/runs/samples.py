@@ -7,6 +7,7 @@ from typing import Any
 
 from replay_adapters.lmms_eval.bench import MODEL
 from replay_adapters.lmms_eval.questions import Questions
+from replay_adapters.runs.lmms_eval import answers_of
 from replay_core import UsageError
 from replay_core.jsonl import finished_lines
 from replay_core.studies.report import Row
@@ -40,7 +41,7 @@ def read_samples(
     if all("correct" in line and "document" in line for line in lines):
         return _plain_samples(lines)
     if all("scores" in line and "index" in line for line in lines):
-        return {line["index"]: [float(score) for score in line["scores"]] for line in lines}
+        return {line["index"]: list(map(float, line["scores"])) for line in lines}
     if all("resps" in line and "doc_id" in line for line in lines):
         name = task or file.stem.split("_samples_", 1)[-1]
         return _rescored(lines, Questions(name, MODEL, include_path=include_path), metric)
@@ -59,10 +60,7 @@ def _plain_samples(lines: Sequence[Row]) -> Samples:
 
 def _rescored(lines: Sequence[Row], questions: Questions, metric: str | None) -> Samples:
     questions.documents(None)
-    found = {}
-    for line in lines:
-        texts = line["resps"] if isinstance(line["resps"], list) else [line["resps"]]
-        flat = [t for text in texts for t in (text if isinstance(text, list) else [text])]
-        document = line["doc_id"]
-        found[document] = [questions.score(document, text, metric) for text in flat]
-    return found
+    return {
+        line["doc_id"]: [questions.score(line["doc_id"], text, metric) for text in answers_of(line)]
+        for line in lines
+    }

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -11,7 +12,6 @@ from replay_adapters.runs.run import (
     RunLog,
     argument_facts,
     flat,
-    mean_of,
     plugin_facts,
     score,
 )
@@ -61,7 +61,7 @@ def _read(path: Path, prediction: Path, task: str, metric: str | None, judge: st
     table = _table(path)
     column, rows = _scored(path, table, metric)
     named = metric or column
-    summary, records = _journal(path, task)
+    summary, logged = _journal(path, task)
     items: dict[Any, Item] = {}
     unscored = 0
     for row in rows:
@@ -72,13 +72,41 @@ def _read(path: Path, prediction: Path, task: str, metric: str | None, judge: st
         value = score(_number(row[column]), named, task, index, path)
         if column in _COLUMNS and value == _REJECTED:
             unscored, value = unscored + 1, 0.0
-        items[index] = _item(row, value, records.get(index, []))
+        items[index] = replace(_item(row, value), **logged.get(index, {}))
     facts = plugin_facts(summary) if summary else argument_facts({})
     facts["judge"] = {"judge": judge}
     return RunLog(
         *("VLMEvalKit", task, named, prediction, items, facts),
         settings=summary,
+        beside=(path,),
         unscored=unscored,
+    )
+
+
+def journal_run(folder: Path, task: str, score: Callable[[Any, str], float]) -> RunLog:
+    """Return the newest run of a set below ``folder`` that the harness has no scorer for.
+
+    ``score`` takes an item's index and its first answer. All is read from what the adapter keeps
+    beside the predictions.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+    found = sorted(folder.rglob(f"replay/{task}.jsonl"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UsageError(f"{folder} holds no answers of {task}; run vlmeval_replay again")
+    path = found[-1]
+    items = {
+        line["index"]: Item(score(line["index"], line["predictions"][0]), **_logged(line))
+        for line in read_lines(path)
+    }
+    totals = path.with_suffix(".totals.json")
+    summary = json.loads(totals.read_text(encoding="utf-8"))
+    predictions = tuple(sorted(path.parents[1].rglob(f"*_{task}.tsv")))
+    return RunLog(
+        *("VLMEvalKit", task, "score", path, items, plugin_facts(summary)),
+        settings=summary,
+        beside=(totals, *predictions),
     )
 
 
@@ -100,14 +128,12 @@ def _scored(path: Path, table: Any, metric: str | None) -> tuple[str, list[Row]]
     return column, rows
 
 
-def _item(row: Row, value: float, records: list[dict[str, Any]]) -> Item:
+def _item(row: Row, value: float) -> Item:
     options = [f"{letter}. {row[letter]}" for letter in _OPTIONS if letter in row]
     return Item(
         value,
         asked="\n".join([str(row.get("question", "")), *options]),
         target=str(row.get("answer", "")),
-        tokens=mean_of([record.get("new_tokens") for record in records]),
-        truncated=mean_of([record.get("truncated") for record in records]),
         fields=flat({str(name): cell for name, cell in row.items()}),
     )
 
@@ -120,8 +146,8 @@ def _number(cell: Any) -> Any:
         return cell
 
 
-def _journal(path: Path, task: str) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-    """Return settings and records that the VLMEvalKit adapter keeps beside predictions."""
+def _journal(path: Path, task: str) -> tuple[dict[str, Any], dict[str, Row]]:
+    """Return the settings that the adapter keeps beside predictions, and index → what it logs."""
     folders = [parent / "replay" for parent in path.parents]
     folder = next((where for where in folders if (where / "settings.json").is_file()), None)
     if folder is None:
@@ -131,7 +157,16 @@ def _journal(path: Path, task: str) -> tuple[dict[str, Any], dict[str, list[dict
         lines = read_lines(folder / f"{task}.jsonl")
     except ValueError as error:
         raise UsageError(f"{folder} holds a file that is no JSON ({error})") from error
-    return summary, {str(line["index"]): line.get("replay") or [] for line in lines}
+    return summary, {str(line["index"]): _logged(line) for line in lines}
+
+
+def _logged(line: Row) -> Row:
+    """Return what a line of the adapter's journal says of an item, by the names of its fields."""
+    return {
+        "answers": line.get("predictions") or (),
+        "scores": line.get("scores") or (),
+        "records": line.get("replay") or (),
+    }
 
 
 def _table(path: Path) -> Any:

@@ -1,12 +1,15 @@
 """The pictures of the studies, drawn with matplotlib."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from replay_core.studies.stats.paired import PairedComparison
 
@@ -69,46 +72,65 @@ def forest(
     save(figure, path)
 
 
-def run_picture(
-    path: Path,
-    losses: Sequence[tuple[float, float]],
-    comparison: PairedComparison,
-    names: tuple[str, str],
-) -> None:
-    """Draw what replay did to the loss of each sample, and to the answers.
+@dataclass(frozen=True)
+class RunPanel:
+    """What a picture shows of one pair's runs."""
 
-    ``losses`` are (before, after) in nats of the samples it was applied to; ``names`` those of the
-    two runs.
-    """
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    name: str
+    losses: Sequence[tuple[float, float]]
+    """(before, after) in nats of the samples that replay was applied to."""
+    comparisons: Mapping[str, PairedComparison]
+    """What was done → its comparison with the policy alone; the first is replay."""
+
+
+def run_picture(path: Path, panels: Sequence[RunPanel]) -> None:
+    """Draw, a row per panel, what replay did to the loss of each sample, and to the answers."""
+    figure = Figure(figsize=(10, 3.6 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
-    before, after = zip(*losses, strict=True) if losses else ((), ())
-    left.scatter(before, after, s=10, alpha=0.5, color=BLUE, linewidths=0)
-    if losses:
-        low, high = min(*before, *after) * 0.8, max(*before, *after) * 1.2
-        left.plot((low, high), (low, high), color=GREY, linewidth=1, zorder=0)
-        left.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-    left.set(
+    grid = figure.subplots(len(panels), 2, squeeze=False, width_ratios=(1, 1.25))
+    most = max(max(c.fixed, c.broken) for panel in panels for c in panel.comparisons.values())
+    for (left, right), panel in zip(grid, panels, strict=True):
+        _draw_losses(left, panel)
+        _draw_changes(right, panel, most)
+        for axes in (left, right):
+            axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[:-1].flat:
+        axes.set_xlabel("")
+    save(figure, path)
+
+
+def _draw_losses(axes: Axes, panel: RunPanel) -> None:
+    before, after = zip(*panel.losses, strict=True) if panel.losses else ((), ())
+    axes.scatter(before, after, s=10, alpha=0.5, color=BLUE, linewidths=0)
+    if panel.losses:
+        # Whole decades, which alone have ticks that can be read.
+        low = 10 ** math.floor(math.log10(min(*before, *after)))
+        high = 10 ** math.ceil(math.log10(max(*before, *after)))
+        axes.plot((low, high), (low, high), color=GREY, linewidth=1, zorder=0)
+        axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+    axes.set(
         xlabel="masked KL before replay (nats)",
-        ylabel="after",
-        title=f"Loss of each steered sample\n({len(losses)} samples)",
+        ylabel="masked KL after (nats)",
     )
-    rows = (
-        ("both right", comparison.both_right, GREY),
-        ("fixed by " + names[1], comparison.fixed, GREEN),
-        ("broken by " + names[1], comparison.broken, RED),
-        ("both wrong", comparison.both_wrong, GREY),
-    )
-    labels = [label for label, _, _ in rows]
-    bars = right.barh(labels, [n for _, n, _ in rows], color=[colour for _, _, colour in rows])
-    right.bar_label(bars, padding=3)
-    right.invert_yaxis()
-    right.set(
-        xlabel="items",
-        title=f"Right answers: {comparison.accuracy_a:.1%} → {comparison.accuracy_b:.1%}\n"
-        f"(n = {comparison.n}, exact McNemar p = {comparison.p_value:.2g})",
-    )
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    title = f"{panel.name}\nloss of each of {len(panel.losses)} steered samples"
+    axes.set_title(title, fontsize=10, loc="left")
+
+
+def _draw_changes(axes: Axes, panel: RunPanel, most: int) -> None:
+    """Draw the fixed and broken answers of each comparison; the axis ends a little above most."""
+    ticks, labels, lines = [], [], []
+    for row, (name, found) in enumerate(panel.comparisons.items()):
+        kinds = (("fixed", found.fixed, GREEN), ("broken", found.broken, RED))
+        for place, (kind, count, colour) in enumerate(kinds, 3 * row):
+            axes.bar_label(axes.barh(place, count, color=colour), padding=3)
+            ticks.append(place)
+            labels.append(f"{kind} by {name}")
+        lines.append(
+            f"{name}: {found.accuracy_a:.1%} → {found.accuracy_b:.1%} right, "
+            f"n = {found.n}, p = {found.p_value:.2g}"
+        )
+    axes.set_yticks(ticks, labels)
+    axes.invert_yaxis()
+    axes.set(xlabel="answers changed (p: exact McNemar)", xlim=(0, max(most, 1) * 1.12))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title("\n".join(lines), fontsize=10, loc="left")

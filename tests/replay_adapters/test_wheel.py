@@ -104,7 +104,8 @@ def test_the_installed_wheel_runs_the_demonstration(wheel, tmp_path):
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "items (n)                       4" in ended.stdout
+    assert re.search(r"items \(n\) +4 +4\n", ended.stdout)
     assert (tmp_path / "results" / "demo" / "replay.png").stat().st_size > 10_000
-    for arm in ("none", "replay"):
-        assert list((tmp_path / "results" / "demo" / arm).rglob("*_results.json"))
+    for pair in ("demo_narrow", "demo"):
+        for arm in ("none", "replay", "random"):
+            assert list((tmp_path / "results" / "demo" / pair / arm).rglob("*_results.json"))

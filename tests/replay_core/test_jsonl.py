@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from replay_adapters.lmms_eval.results import read_run
+from replay_adapters.runs.reader import read_runs
 from replay_adapters.runs.samples import read_samples
 from replay_core import UsageError
 from replay_core.jsonl import Appending, read_lines
@@ -84,7 +84,8 @@ def test_a_line_that_did_not_fit_on_the_disk_does_not_spoil_the_next(tmp_path):
 
 def lmms_eval_files(folder: Path, answers: list[str]) -> Path:
     """Write what lmms-eval leaves of a run, whose samples file holds any character unescaped."""
-    (folder / "2026_results.json").write_text('{"results": {}}')
+    results = {"configs": {"t": {"metric_list": [{"metric": "score"}]}}}
+    (folder / "2026_results.json").write_text(json.dumps(results))
     path = folder / "2026_samples_t.jsonl"
     rows = [{"doc_id": n, "resps": [text], "score": 1.0} for n, text in enumerate(answers)]
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), newline="")
@@ -93,8 +94,8 @@ def lmms_eval_files(folder: Path, answers: list[str]) -> Path:
 
 def test_a_finished_run_is_read_whatever_its_answers_hold(tmp_path):
     lmms_eval_files(tmp_path, BREAKS)
-    run = read_run(tmp_path, "t")
-    assert [run.samples[n]["resps"] for n in range(len(BREAKS))] == [[mark] for mark in BREAKS]
+    (run,) = read_runs(tmp_path)
+    assert [run.items[n].answers for n in range(len(BREAKS))] == [[mark] for mark in BREAKS]
 
 
 def test_samples_are_read_whatever_stands_in_them(tmp_path):
@@ -109,5 +110,5 @@ def test_a_finished_file_that_is_cut_is_refused_and_not_read_short(tmp_path):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(UsageError, match=r"2026_samples_t\.jsonl is not a whole file"):
         read_samples(path)
-    with pytest.raises(UsageError, match=r"2026_samples_t\.jsonl is not a whole file"):
-        read_run(tmp_path, "t")
+    with pytest.raises(UsageError, match=r"2026_samples_t\.jsonl holds no whole last line"):
+        read_runs(tmp_path)

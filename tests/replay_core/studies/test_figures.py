@@ -4,7 +4,8 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from replay_core.studies.figures import GREEN, RED, draw_compare, forest, run_picture
+from replay_core.studies.figures import GREEN, RED, RunPanel, forest, run_picture
+from replay_core.studies.plots import draw_compare
 from replay_core.studies.stats.paired import PairedComparison
 
 
@@ -31,22 +32,35 @@ def test_an_interval_beside_0_has_the_colour_of_its_side(drawn, tmp_path):
 
 
 def test_a_runs_picture_counts_what_was_fixed_and_broken(drawn, tmp_path):
-    comparison = PairedComparison(both_right=41, fixed=13, broken=5, both_wrong=28)
+    replay = PairedComparison(both_right=41, fixed=13, broken=5, both_wrong=28)
+    noise = PairedComparison(both_right=44, fixed=4, broken=2, both_wrong=37)
     losses = [(2.0, 0.5), (3.0, 0.25)]
-    run_picture(tmp_path / "run.png", losses, comparison, ("policy", "replay"))
-    left, right = drawn[0].axes
+    panels = [
+        RunPanel("first", losses, {"replay": replay, "random x": noise}),
+        RunPanel("second", [], {"replay": noise, "random x": replay}),
+    ]
+    run_picture(tmp_path / "run.png", panels)
+    left, right, other_left, other = drawn[0].axes
     assert left.collections[0].get_offsets().tolist() == [[2.0, 0.5], [3.0, 0.25]]
-    bars = dict(
-        zip(
-            [label.get_text() for label in right.get_yticklabels()],
-            [bar.get_width() for bar in right.patches],
-            strict=True,
-        )
-    )
-    expected = {"both right": 41, "fixed by replay": 13, "broken by replay": 5, "both wrong": 28}
-    assert bars == expected
-    assert "52.9% → 62.1%" in right.get_title()  # 46 and 54 of 87
-    assert "n = 87" in right.get_title()
+    assert len(other_left.collections[0].get_offsets()) == 0
+    assert left.get_title("left") == "first\nloss of each of 2 steered samples"
+    assert _bars(right) == {
+        "fixed by replay": (13, GREEN),
+        "broken by replay": (5, RED),
+        "fixed by random x": (4, GREEN),
+        "broken by random x": (2, RED),
+    }
+    assert [width for width, _ in _bars(other).values()] == [4, 2, 13, 5]
+    assert right.get_xlim() == other.get_xlim()
+    told = right.get_title("left").split("\n")
+    assert told[0].startswith("replay: 52.9% → 62.1% right, n = 87, p = 0.096")  # 46 and 54 of 87
+    assert told[1].startswith("random x: 52.9% → 55.2% right, n = 87, p = 0.69")
+
+
+def _bars(axes):
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    bars = [(bar.get_width(), to_hex(bar.get_facecolor())) for bar in axes.patches]
+    return dict(zip(labels, bars, strict=True))
 
 
 def test_a_comparisons_figure_shows_the_second_minus_the_first(drawn, tmp_path):
