@@ -22,10 +22,15 @@ def manifests() -> "list[ModelManifest]":
     from lmms_eval.models.registry_v2 import ModelManifest
     from lmms_eval.tasks import TaskManager
 
-    from replay_adapters.lmms_eval.patches import find_plugin_tasks, mend_latex2sympy2
+    from replay_adapters.lmms_eval.patches import (
+        find_plugin_tasks,
+        mend_latex2sympy2,
+        open_sessions,
+    )
 
     find_plugin_tasks(TaskManager)
     mend_latex2sympy2()
+    open_sessions()
     return [
         ModelManifest(
             model_id=name,
