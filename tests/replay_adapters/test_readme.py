@@ -1,4 +1,4 @@
-"""The README's tables have a line for everything that can be asked for."""
+"""The tables of the READMEs have a line for everything that can be asked for."""
 
 import re
 from pathlib import Path
@@ -11,13 +11,15 @@ from replay_adapters.settings import options
 from replay_adapters.settings.run_options import PairOptions, RunOptions
 from replay_core import Outcome, ReplayConfig, ReplayRecord
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+ADAPTERS = (ROOT / "replay_adapters" / "README.md").read_text("utf-8")
 OPTIONS = [*ReplayConfig.model_fields, *RunOptions.model_fields]
 
 
-def first_cells() -> set[str]:
-    """Return every name that stands in the first column of a table."""
-    rows = re.findall(r"^\| ([^|]*) \|", README, flags=re.MULTILINE)
+def first_cells(page: str = ADAPTERS) -> set[str]:
+    """Return every name that stands in the first column of a page's tables."""
+    rows = re.findall(r"^\| ([^|]*) \|", page, flags=re.MULTILINE)
     return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
 
 
@@ -48,7 +50,7 @@ def test_the_published_rows_are_what_their_presets_resolve_to():
 
 def test_the_defaults_stand_first():
     told = {}
-    for first, second in re.findall(r"^\| ([^|]*) \| ([^|]*) \|", README, flags=re.MULTILINE):
+    for first, second in re.findall(r"^\| ([^|]*) \| ([^|]*) \|", ADAPTERS, flags=re.MULTILINE):
         names = re.findall(r"`replay_([^`]+)`", first)
         values = re.findall(r"`([^`]+)`|(\d+(?:\.\d+)?)", second)
         told |= dict(zip(names, (code or number for code, number in values), strict=False))
@@ -63,7 +65,7 @@ def test_every_model_name_has_a_line(name):
 
 
 def test_every_outcome_and_every_field_of_a_record_has_a_line():
-    cells = first_cells()
+    cells = first_cells(README)
     assert {outcome.value for outcome in Outcome} <= cells
     named = set(ReplayRecord.model_fields) - {"schema_version", "method", "error"}
     assert named <= cells
@@ -93,6 +95,7 @@ TYPED = {
     "step_size": ("40", lambda s: s.config.step_size == 40),
     "step_scaling": ("tokens", lambda s: s.config.step_scaling == "tokens"),
     "steps": ("3", lambda s: s.config.steps == 3),
+    "x": ("random", lambda s: s.config.x == "random"),
     "keep": ("best", lambda s: s.config.keep == "best"),
     "seed": ("7", lambda s: s.config.seed == 7),
     "strict": ("true", lambda s: s.config.strict is True),
