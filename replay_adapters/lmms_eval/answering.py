@@ -37,45 +37,36 @@ class Answerer:
         A row whose document is unreadable gets no answer. ``again`` says that the batch may be
         asked for more answers; its x is kept for them.
         """
-        prompt, first = inputs["input_ids"], self._steered.config.seed
-        seeds = [stable_seed(first, row.task, row.document, row.repeat) for row in rows]
+        first = self._steered.config.seed
+        seeds = [stable_seed(first, *row.key, row.repeat) for row in rows]
         unread = [
             self._unread(session.faults.get(row.key), seed)
             for row, seed in zip(rows, seeds, strict=True)
         ]
+        prompt = inputs["input_ids"]
         made: tuple[Tensor, Sequence[ReplayRecord]] = prompt, []
         if None in unread:
+            # x is the document's, whichever of its answers this is.
+            own = [stable_seed(first, *row.key, 0) for row in rows]
+            optimise = self._recent.optimise if again else self._steered.optimise
             key = self._journal.key(inputs, generation, seeds) if self._journal else ""
             found = self._journal.find(key, prompt) if self._journal else None
-            # x is the document's, whichever of its answers this is.
-            own = [stable_seed(first, row.task, row.document, 0) for row in rows]
-            made = found or self._made(key, inputs, generation, seeds, own, again=again)
+            if found is None:
+                result = optimise(inputs, seeds=own)
+                new = answer(self._steered, inputs, generation, seeds=seeds, result=result)
+                if self._journal:
+                    self._journal.keep(key, new.new, new.records)
+                found = new.ids, list(new.records)
+            made = found
         output, records = taken_back(*made, prompt, unread, generation["eos_token_id"])
         for row, record in zip(rows, records, strict=True):
             if row.wanted:
-                session.records.add(row.task, row.document, record)
+                session.records.add(*row.key, record)
         return output
 
     def forget(self) -> None:
         """Let go of the last batch's x."""
         self._recent.forget()
-
-    def _made(
-        self,
-        key: str,
-        inputs: Inputs,
-        generation: Mapping[str, Any],
-        seeds: Sequence[int],
-        own: Sequence[int],
-        *,
-        again: bool,
-    ) -> tuple[Tensor, Sequence[ReplayRecord]]:
-        optimise = self._recent.optimise if again else self._steered.optimise
-        result = optimise(inputs, seeds=own)
-        made = answer(self._steered, inputs, generation, seeds=seeds, result=result)
-        if self._journal:
-            self._journal.keep(key, made.new, made.records)
-        return made.ids, made.records
 
     def _unread(self, why: str | None, seed: int) -> ReplayRecord | None:
         """Return the record of a row that cannot be answered; None where nothing stands against."""
