@@ -7,7 +7,7 @@ from typing import Any
 
 from loguru import logger
 
-from replay_adapters.lmms_eval import MODEL_NAMES
+from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.settings.options import Settings
 from replay_core import UsageError
 from replay_core.errors import did_you_mean

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from replay_adapters.lmms_eval import MODEL_NAMES
 from replay_adapters.lmms_eval.arguments import parse_model_args
 from replay_adapters.lmms_eval.batches import Row
+from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.lmms_eval.questions import Questions, quiet_bars
 from replay_adapters.session.session import Session, opened
 from replay_adapters.settings.options import Settings

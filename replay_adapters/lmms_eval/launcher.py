@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from replay_adapters.console import check_transformers, refuse
-from replay_adapters.lmms_eval import MODEL_NAMES
+from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.settings.help import asks_for_help, lmms_eval_options, print_help
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
 
-from replay_adapters.lmms_eval import MODEL_NAMES
+from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.session.records import summed
 from replay_adapters.session.session import (
     ContextThreads,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from lmms_eval.utils import simple_parse_args_string
 
-from replay_adapters.lmms_eval import MODEL_NAMES
+from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.settings import options
 from replay_adapters.settings.run_options import PairOptions, RunOptions
 from replay_core import Outcome, ReplayConfig, ReplayRecord
