@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
 
+from replay_adapters.lmms_eval.arguments import parse_generation, tell_seed
 from replay_adapters.lmms_eval.names import MODEL_NAMES
+from replay_adapters.lmms_eval.scoring import scoring_threads
 from replay_adapters.session.records import summed
 from replay_adapters.session.session import (
     ContextThreads,
@@ -231,9 +233,6 @@ def write_records() -> None:
     def wrap(original: Any) -> Any:
         @wraps(original)
         def evaluate(*, lm: Any, cli_args: Any = None, **options: Any) -> Any:
-            from replay_adapters.lmms_eval.arguments import parse_generation, tell_seed
-            from replay_adapters.lmms_eval.scoring import scoring_threads
-
             if not isinstance(lm, Replaying):
                 with opened():
                     return original(lm=lm, cli_args=cli_args, **options)

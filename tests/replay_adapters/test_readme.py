@@ -12,7 +12,7 @@ from replay_adapters.settings.run_options import PairOptions, RunOptions
 from replay_core import Outcome, ReplayConfig, ReplayRecord
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
+CORE = (ROOT / "replay_core" / "README.md").read_text("utf-8")
 ADAPTERS = (ROOT / "replay_adapters" / "README.md").read_text("utf-8")
 OPTIONS = [*ReplayConfig.model_fields, *RunOptions.model_fields]
 
@@ -34,7 +34,7 @@ def test_every_name_of_a_pairs_parts_has_a_line(name):
 
 
 def test_the_published_rows_are_what_their_presets_resolve_to():
-    rows = re.findall(r"^\| [^|]+ \| `(pair=[^`]+preset=[^`]+)` \|(.*)\|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| [^|]+ \| `(pair=[^`]+preset=[^`]+)` \|(.*)\|$", ADAPTERS, re.MULTILINE)
     assert len(rows) == 4
     for typed, told in rows:
         settings = options.resolve(simple_parse_args_string(typed))
@@ -45,7 +45,7 @@ def test_the_published_rows_are_what_their_presets_resolve_to():
         limits = f"{protocol.min_pixels} and {protocol.max_pixels}"
         assert pixels == limits.replace("None and None", "not published")
         assert (config.steps, config.boundary) == (25, "reference")
-    assert "47.7 for MM-Eureka on MathVerse is the cell γ = 0.2, α = 40 of Table 5" in README
+    assert "47.7 for MM-Eureka on MathVerse is the cell γ = 0.2, α = 40 of Table 5" in ADAPTERS
 
 
 def test_the_defaults_stand_first():
@@ -65,7 +65,7 @@ def test_every_model_name_has_a_line(name):
 
 
 def test_every_outcome_and_every_field_of_a_record_has_a_line():
-    cells = first_cells(README)
+    cells = first_cells(CORE)
     assert {outcome.value for outcome in Outcome} <= cells
     named = set(ReplayRecord.model_fields) - {"schema_version", "method", "error"}
     assert named <= cells
