@@ -2,19 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from replay_adapters.lmms_eval.names import MODEL_NAMES
+
 if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
 
 _MODELS = "replay_adapters.lmms_eval.models"
-
-# Model name → (chat class, simple class where the harness has one).
-MODEL_NAMES: dict[str, tuple[str, str | None]] = {
-    "qwen2_vl_replay": ("Qwen2VLReplay", "Qwen2VLReplaySimple"),
-    "qwen2_5_vl_replay": ("Qwen25VLReplay", "Qwen25VLReplaySimple"),
-    "qwen3_vl_replay": ("Qwen3VLReplay", "Qwen3VLReplaySimple"),
-    "internvl_hf_replay": ("InternVLHfReplay", None),
-    "llava_hf_replay": ("LlavaHfReplay", "LlavaHfReplaySimple"),
-}
 
 
 def manifests() -> "list[ModelManifest]":
@@ -22,10 +15,15 @@ def manifests() -> "list[ModelManifest]":
     from lmms_eval.models.registry_v2 import ModelManifest
     from lmms_eval.tasks import TaskManager
 
-    from replay_adapters.lmms_eval.patches import find_plugin_tasks, mend_latex2sympy2
+    from replay_adapters.lmms_eval.patches import (
+        find_plugin_tasks,
+        mend_latex2sympy2,
+        open_sessions,
+    )
 
     find_plugin_tasks(TaskManager)
     mend_latex2sympy2()
+    open_sessions()
     return [
         ModelManifest(
             model_id=name,

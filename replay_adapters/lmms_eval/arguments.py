@@ -1,13 +1,16 @@
 """What lmms-eval's own flags may say to a replaying model; and what its classes make of it."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from loguru import logger
 
-from replay_adapters.lmms_eval import MODEL_NAMES
+from replay_adapters.lmms_eval.names import MODEL_NAMES
+from replay_adapters.settings.options import Settings
 from replay_core import UsageError
+from replay_core.errors import did_you_mean
 
 ONE_AT_A_TIME = ("internvl_hf_replay", "llava_hf_replay")
 DEFAULT_SEEDS = (0, 1234, 1234, 1234)
@@ -51,20 +54,63 @@ def _check_generation(given: str) -> None:
             )
 
 
+def parse_model_args(given: str) -> dict[str, Any]:
+    """Return the arguments in ``--model_args``, as lmms-eval reads them.
+
+    Raises:
+        UsageError: it is no list of name=value pairs.
+    """
+    return _parsed("--model_args", given)
+
+
 def parse_generation(given: str | None) -> dict[str, Any]:
     """Return the settings in ``--gen_kwargs``, as lmms-eval reads them.
 
     Raises:
         UsageError: it is no list of name=value pairs.
     """
+    return _parsed("--gen_kwargs", given or "")
+
+
+def _parsed(flag: str, given: str) -> dict[str, Any]:
     from lmms_eval.utils import simple_parse_args_string
 
     try:
-        return dict(simple_parse_args_string(given or ""))
+        return dict(simple_parse_args_string(given))
     except ValueError as error:
         raise UsageError(
-            f"--gen_kwargs {given} is not a list of name=value pairs with commas between"
+            f"{flag} {given} is not a list of name=value pairs with commas between"
         ) from error
+
+
+def check_architecture(settings: Settings, model_type: str, allowed: Collection[str]) -> None:
+    """Raise UsageError where a checkpoint is of none of the ``allowed`` architectures."""
+    if model_type not in allowed:
+        raise UsageError(
+            f"{settings.pair.policy} is a {model_type} checkpoint, which this --model name does "
+            f"not take (allowed: {', '.join(allowed)})"
+        )
+
+
+def check_known(parent: str, constructor: Any, arguments: Collection[str]) -> None:
+    """Raise UsageError where a class of lmms-eval does not have an argument; it would assert so."""
+    known = [*inspect.signature(constructor).parameters, "attn_implementation"]
+    for name in arguments:
+        if name not in known:
+            raise UsageError(
+                f"{name} is not a model argument of {parent}; {did_you_mean(name, known)}"
+                f"Arguments: {', '.join(sorted(set(known) - {'kwargs'}))}"
+            )
+
+
+def check_system_prompt(model: Any, settings: Settings) -> None:
+    """Raise UsageError where a pair has a system prompt and a simple class no place for it."""
+    if not hasattr(model, "system_prompt"):
+        raise UsageError(
+            f"the pair {settings.pair.name} has a system prompt, for which lmms-eval's simple "
+            f"class of {model.parent_name} has no place; take its chat class (without "
+            "--force_simple), or replay_protocol=task"
+        )
 
 
 def unread(given: Mapping[str, Any], used: Mapping[str, Any], *, simple: bool) -> dict[str, Any]:

@@ -1,43 +1,99 @@
-"""Small stand-ins through which the mixin sees what a harness class does."""
+"""Which requests a harness's class is given at once, and whose answer each row of a batch is."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-Key = tuple[str, Any]  # (task, document)
-
-
-class _Escaping(BaseException):
-    """Carries an error past an ``except Exception``."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(error)
-        self.error = error
+from replay_adapters.session.records import Key
 
 
-def escaping(generate: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``generate`` whose errors leave the harness's class, up to :func:`brought_back`.
+class Row(NamedTuple):
+    """A row of a batch: which answer, from 0 on, to which document of which task.
 
-    Upstream's internvl_hf and llava_hf catch whatever ``generate`` raises, answer "" and let it
-    score 0. To be dropped when they let it through.
+    ``wanted``: somebody asked for it; the harness clones requests to give all processes equally
+    many, and nobody reads the clones' answers.
     """
 
-    def escapes(**arguments: Any) -> Any:
-        try:
-            return generate(**arguments)
-        except Exception as error:
-            raise _Escaping(error) from error
+    task: str
+    document: Any
+    repeat: int
+    wanted: bool
 
-    return escapes
+    @property
+    def key(self) -> Key:
+        """The document."""
+        return self.task, self.document
 
 
-@contextmanager
-def brought_back() -> Iterator[None]:
-    """Raise what escaped from inside the block as what it was."""
-    try:
-        yield
-    except _Escaping as escaped:
-        raise escaped.error from None
+def key_of(request: Any) -> Key:
+    """Return which document a request asks about."""
+    return request.task_name, request.doc_id
+
+
+def in_groups(requests: Sequence[Any], batch_size: int, *, chat: bool) -> list[list[int]]:
+    """Return which requests, by index, to hand to the harness's class at once, in order.
+
+    All of them where none is repeated: the class then makes its own batches. Else ``batch_size``
+    documents with equal generation settings, once per repeat and one repeat right after the other:
+    the class makes the same batch each time, whose x is remembered.
+    """
+    repeats: defaultdict[Key, list[int]] = defaultdict(list)
+    for index, request in enumerate(requests):
+        repeats[key_of(request)].append(index)
+    if all(len(indices) == 1 for indices in repeats.values()):
+        return [list(range(len(requests)))] if requests else []
+    alike: defaultdict[str, list[list[int]]] = defaultdict(list)
+    for indices in repeats.values():
+        settings = requests[indices[0]].arguments[2 if chat else 1]
+        alike[repr(sorted(settings.items(), key=str))].append(indices)
+    groups = []
+    for documents in alike.values():
+        for start in range(0, len(documents), batch_size):
+            batch = documents[start : start + batch_size]
+            for repeat in range(max(map(len, batch))):
+                groups.append([indices[repeat] for indices in batch if repeat < len(indices)])
+    return groups
+
+
+class Rows:
+    """Finds out whose answers the rows of a batch are, from what the class looks up.
+
+    ``looked_up`` is where :class:`WatchedTasks` notes documents. ``requests`` are all that the
+    class is going to answer; None where it asks for itself, round after round.
+    """
+
+    def __init__(self, looked_up: list[Key], requests: Sequence[Any] | None) -> None:
+        self._looked_up = looked_up
+        self._answered: Counter[Key] = Counter()
+        self._wanted: Counter[Key] | None = None
+        if requests is not None:
+            self._wanted = Counter(key_of(one) for one in requests if not _evens_out_ranks(one))
+
+    def take(self, size: int) -> list[Row]:
+        """Return the rows of the batch of ``size`` prompts that is answered now.
+
+        A class may look up the next batch's documents meanwhile (simple qwen3_vl does, in a
+        thread); a multi-round task's last round looks its document up for nothing.
+        """
+        if self._wanted is None:
+            keys = self._looked_up[-size:]
+            self._looked_up.clear()
+        else:
+            keys = self._looked_up[:size]
+            del self._looked_up[:size]
+        if len(keys) != size:
+            raise RuntimeError(f"{size} prompts came with {len(keys)} documents: {keys}")
+        return [self._next(key) for key in keys]
+
+    def _next(self, key: Key) -> Row:
+        repeat = self._answered[key]
+        self._answered[key] += 1
+        return Row(*key, repeat, self._wanted is None or repeat < self._wanted[key])
+
+
+def _evens_out_ranks(request: Any) -> bool:
+    """Return whether the harness added a request only to give all processes equally many."""
+    return bool(request.metadata.get("__padding_only__"))
 
 
 class WatchedTasks(Mapping[str, Any]):

@@ -4,15 +4,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from replay_adapters.lmms_eval import MODEL_NAMES
-from replay_adapters.lmms_eval.batches import escaping
+from replay_adapters.lmms_eval.arguments import parse_model_args
+from replay_adapters.lmms_eval.batches import Row
+from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.lmms_eval.questions import Questions, quiet_bars
-from replay_adapters.session.standin import Answering
-from replay_adapters.settings.options import Settings, check_checkpoints, resolve
+from replay_adapters.session.session import Session, opened
+from replay_adapters.settings.options import Settings
 from replay_core import Pair, ReplayConfig, UsageError
-from replay_core.model.inputs import split_arguments
+from replay_core.model.vision import Inputs
 from replay_core.seeds import stable_seed
 from replay_core.studies.bench import Prompts, Question, Respond
 
@@ -42,14 +43,16 @@ class LmmsEvalBench:
         if model not in MODEL_NAMES:
             raise UsageError(f"--model {model} is not allowed (allowed: {', '.join(MODEL_NAMES)})")
         self.name, self.batch_size = task, batch_size
-        self.settings = _settings(arguments)
-        self.settings.check_tasks([task])
-        self.lm = _build(model, arguments, self.settings, batch_size, device)
-        self.questions = Questions(task, model, simple=self.lm.is_simple, include_path=include_path)
+        with opened() as self.session:
+            self.settings = _settings(self.session, arguments)
+            checkpoint = self.session.resolved.checkpoint(self.settings)
+            self.settings.check_tasks([task])
+            depth = checkpoint.get_text_config().num_hidden_layers
+            self.lm = _build(model, arguments, depth, batch_size, device)
+            simple = self.lm.is_simple
+            self.questions = Questions(task, model, simple=simple, include_path=include_path)
         self.lm.task_dict[task] = self.questions.task.dataset
-        self._respond: Respond | None = None
-        answering = Answering(self.lm.pair.policy.model, escaping(self._generate))
-        self.lm._answering = answering
+        self._study = self.lm.answerer = _Study()
 
     @property
     def config(self) -> ReplayConfig:
@@ -76,7 +79,7 @@ class LmmsEvalBench:
             **summary,
             "policy_revision": self.pair.policy_revision,
             "base_revision": self.pair.base_revision,
-            "processor_revision": self.lm.identity["processor_revision"],
+            "processor_revision": self.lm.provenance["processor_revision"],
         }
 
     def answer(self, documents: Sequence[int], respond: Respond) -> list[str]:
@@ -85,32 +88,25 @@ class LmmsEvalBench:
         It is given the batch that the harness's class made, and returns prompts and answers as
         ``generate`` does; the class turns them into text.
         """
-        self._respond = respond
         requests = [self.questions.request(document) for document in documents]
+        self._study.respond = respond
         try:
-            with quiet_bars():
+            with opened(self.session), quiet_bars():
                 answers = self.lm.generate_until(requests)
         finally:
-            self._respond = None
+            self._study.respond = None
         return [getattr(answer, "text", answer) for answer in answers]
 
     def prompts(self, documents: Sequence[int]) -> list[Prompts]:
         """Return the batches that the harness makes for documents, without answering them."""
         seen: list[Prompts] = []
 
-        def note(prompts: Prompts) -> torch.Tensor:
+        def note(prompts: Prompts) -> Tensor:
             seen.append(prompts)
             return prompts.inputs["input_ids"]
 
         self.answer(documents, note)
         return seen
-
-    def _generate(self, **arguments: Any) -> torch.Tensor:
-        if self._respond is None:
-            raise RuntimeError("the model was asked to answer outside of a study")
-        keys = self.lm._take_batch(len(arguments["input_ids"]))
-        inputs, generation = split_arguments(self.pair.policy, arguments)
-        return self._respond(Prompts(inputs, generation, tuple(document for _, document in keys)))
 
     def seed(self, document: int, repeat: int = 0, seed: int | None = None) -> int:
         """Return the seed of one answer, as the plugin draws it in a run of the harness."""
@@ -140,31 +136,35 @@ class LmmsEvalBench:
         return [self.lm.tokenizer.decode([token]) for token in tokens]
 
 
-def _settings(arguments: str) -> Settings:
-    from lmms_eval.utils import simple_parse_args_string
+class _Study:
+    """Stands in for the model's answerer: a study responds to the batches that the class makes."""
 
-    try:
-        given = simple_parse_args_string(arguments)
-    except ValueError as error:
-        raise UsageError(
-            f"--model_args {arguments} is not a list of name=value pairs with commas between"
-        ) from error
+    respond: Respond | None = None
+
+    def answer(
+        self, session: Session, rows: Sequence[Row], inputs: Inputs, generation: Any, **_: Any
+    ) -> Tensor:
+        if self.respond is None:
+            raise RuntimeError("the model was asked to answer outside of a study")
+        return self.respond(Prompts(inputs, generation, tuple(row.document for row in rows)))
+
+    def forget(self) -> None:
+        """Let go of nothing."""
+
+
+def _settings(session: Session, arguments: str) -> Settings:
+    given = parse_model_args(arguments)
     if given.get("replay_method") not in (None, "replay"):
         raise UsageError(
             f"replay_method={given['replay_method']} is not allowed here: a study sets the method "
             "of its arms itself"
         )
-    settings = resolve(given)
-    check_checkpoints(settings)
-    return settings
+    return session.resolved.settings(given)
 
 
-def _build(
-    model: str, arguments: str, settings: Settings, batch_size: int, device: str | None
-) -> Any:
+def _build(model: str, arguments: str, depth: int, batch_size: int, device: str | None) -> Any:
     from lmms_eval import models
 
-    depth = check_checkpoints(settings).get_text_config().num_hidden_layers
     kept = re.sub(rf"({'|'.join(_WHOLE)})=(\[[^\]]*\]|[^,]*),?", "", arguments).strip(",")
     whole = [kept, f"replay_layers={depth}", "replay_boundary=aligned", "replay_thresholds=dynamic"]
     kind: Any = models.get_model(model)

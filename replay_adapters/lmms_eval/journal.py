@@ -19,7 +19,7 @@ from replay_core.model.vision import Inputs
 from replay_core.record import lasting
 
 
-class Journal:
+class BatchJournal:
     """One process's batches: ``{"key": …, "answers": [[token ids], …], "records": [{…}, …]}``.
 
     A batch is known by the content of its prompts and pixels, its seeds, its generation settings

@@ -6,11 +6,14 @@ Upstream ends with 0 when an evaluation failed, and has a script ``lmms-eval`` o
 import argparse
 import functools
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from replay_adapters.console import check_transformers, refuse
-from replay_adapters.lmms_eval import MODEL_NAMES
+from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.settings.help import asks_for_help, lmms_eval_options, print_help
+
+if TYPE_CHECKING:
+    from replay_adapters.session.session import Session
 
 PROGRAM = "lmms_eval"
 FAILED = 1
@@ -23,24 +26,26 @@ def main() -> None:
         from lmms_eval.cli import dispatch
 
         print_help(dispatch.main, lmms_eval_options())
+    from replay_adapters.session.session import opened
     from replay_core import UsageError
 
-    try:
-        _check_early(sys.argv[1:])
-    except UsageError as error:
-        refuse(PROGRAM, error)
-    import lmms_eval.__main__ as harness
-    from lmms_eval.cli import dispatch
+    with opened() as session:
+        try:
+            _check_early(sys.argv[1:], session)
+        except UsageError as error:
+            refuse(PROGRAM, error)
+        import lmms_eval.__main__ as harness
+        from lmms_eval.cli import dispatch
 
-    failures: list[str] = []
-    harness.cli_evaluate_single = _noting(harness.cli_evaluate_single, failures)
-    dispatch.main()
+        failures: list[str] = []
+        harness.cli_evaluate_single = _noting(harness.cli_evaluate_single, failures)
+        dispatch.main()
     if failures:
         print(f"lmms_eval: failed: {'; '.join(failures)}", file=sys.stderr)
         sys.exit(FAILED)
 
 
-def _check_early(argv: list[str]) -> None:
+def _check_early(argv: list[str], session: "Session") -> None:
     """Check our options, pair and checkpoints before the harness and any weights are loaded."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("--model", "--model_args", "--tasks", "--gen_kwargs"):
@@ -49,22 +54,13 @@ def _check_early(argv: list[str]) -> None:
     asked, _ = parser.parse_known_args(argv)
     if asked.model not in MODEL_NAMES:
         return
-    from lmms_eval.utils import simple_parse_args_string
+    from replay_adapters.lmms_eval.arguments import check_arguments, parse_model_args
 
-    from replay_adapters.lmms_eval.arguments import check_arguments
-    from replay_adapters.settings.options import check_checkpoints, resolve
-    from replay_core import UsageError
-
-    try:
-        arguments = simple_parse_args_string(asked.model_args)
-    except ValueError as error:
-        raise UsageError(
-            f"--model_args {asked.model_args} is not a list of name=value pairs with commas between"
-        ) from error
+    arguments = parse_model_args(asked.model_args)
     check_arguments(asked.model, asked.batch_size, asked.gen_kwargs)
-    settings = resolve(arguments)
+    settings = session.resolved.settings(arguments)
     settings.check_tasks(task for task in asked.tasks.split(",") if task)
-    check_checkpoints(settings)
+    session.resolved.checkpoint(settings)
 
 
 def _noting(evaluate: Any, failures: list[str]) -> Any:

@@ -10,13 +10,12 @@ from lmms_eval.models.simple.llava_hf import LlavaHf as LlavaSimple
 from lmms_eval.models.simple.qwen2_5_vl import Qwen2_5_VL as Qwen25VLSimple
 from lmms_eval.models.simple.qwen2_vl import Qwen2_VL as Qwen2VLSimple
 from lmms_eval.models.simple.qwen3_vl import Qwen3_VL as Qwen3VLSimple
-from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
 
+from replay_adapters.lmms_eval.arguments import check_architecture, parse_model_args
 from replay_adapters.lmms_eval.mixin import ReplayMixin
 from replay_adapters.lmms_eval.reading import Rated
-from replay_adapters.settings.options import check_checkpoints, resolve
-from replay_core import UsageError
+from replay_adapters.session.session import joined
 
 
 class Qwen25VLReplay(ReplayMixin, Qwen25VLChat):
@@ -82,24 +81,22 @@ class LlavaHfReplaySimple(ReplayMixin, LlavaSimple):
 class _ByArchitecture:
     """Builds the class that fits the checkpoint's architecture, and says which."""
 
-    kinds: dict[str, type]
+    kinds: dict[str, Any]
 
     @classmethod
     def create_from_arg_string(
         cls, arg_string: str, additional_config: dict[str, Any] | None = None
     ) -> Any:
         """Return a model for lmms-eval's ``--model_args`` and command-line settings."""
-        settings = resolve({**simple_parse_args_string(arg_string), **_given(additional_config)})
-        model_type = check_checkpoints(settings).model_type
-        if model_type not in cls.kinds:
-            raise UsageError(
-                f"{settings.pair.policy} is a {model_type} checkpoint, which this --model name "
-                f"does not take (allowed: {', '.join(cls.kinds)})"
-            )
-        kind = cls.kinds[model_type]
-        form = "simple" if kind.is_simple else "chat"  # type: ignore[attr-defined]
-        logger.info(f"replay: {model_type} checkpoint, answered by lmms-eval's {form} class")
-        return kind.create_from_arg_string(arg_string, additional_config)  # type: ignore[attr-defined]
+        given = {**parse_model_args(arg_string), **(additional_config or {})}
+        with joined() as session:
+            settings = session.resolved.settings(given)
+            model_type = session.resolved.checkpoint(settings).model_type
+            check_architecture(settings, model_type, cls.kinds)
+            kind = cls.kinds[model_type]
+            form = "simple" if kind.is_simple else "chat"
+            logger.info(f"replay: {model_type} checkpoint, answered by lmms-eval's {form} class")
+            return kind.create_from_arg_string(arg_string, additional_config)
 
 
 class Qwen2VLReplay(_ByArchitecture, Qwen25VLChat):
@@ -113,7 +110,3 @@ class Qwen2VLReplaySimple(_ByArchitecture, Qwen2VLSimple):
     """``qwen2_vl_replay --force_simple``."""
 
     kinds = {"qwen2_5_vl": Qwen25VLReplaySimple, "qwen2_vl": Qwen2VLOnlyReplay}  # noqa: RUF012
-
-
-def _given(additional: dict[str, Any] | None) -> dict[str, Any]:
-    return {key: value for key, value in (additional or {}).items() if value is not None}

@@ -4,33 +4,40 @@ Every patch passes through unless one of our models is being evaluated. A test n
 symbol when upstream changes it.
 """
 
-import functools
 import importlib
 import sys
 import types
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
+from typing import Any
 
-from replay_adapters.lmms_eval import MODEL_NAMES
+from replay_adapters.lmms_eval.arguments import parse_generation, tell_seed
+from replay_adapters.lmms_eval.names import MODEL_NAMES
+from replay_adapters.lmms_eval.scoring import scoring_threads
+from replay_adapters.session.records import summed
+from replay_adapters.session.session import (
+    ContextThreads,
+    Replaying,
+    Session,
+    joined,
+    opened,
+    while_evaluating,
+)
 from replay_adapters.settings.resources import resource
 
-if TYPE_CHECKING:
-    from replay_adapters.lmms_eval.mixin import ReplayMixin
-
 _MARK = "_activation_replay"
-_current: "ReplayMixin | None" = None
 
 
-def install(model: "ReplayMixin") -> None:
+def install() -> None:
     """Apply what must be in place between a model's construction and its evaluation."""
-    global _current
-    _current = model
     read_parent_prompts()
     separate_cached_answers()
     cache_lasting_answers()
     keep_broken_pictures()
     read_each_input_on_its_own()
     write_records()
+    let_threads_see_the_session()
 
 
 def find_plugin_tasks(task_manager: type) -> None:
@@ -40,14 +47,12 @@ def find_plugin_tasks(task_manager: type) -> None:
     """
 
     def wrap(original: Any) -> Any:
-        @functools.wraps(original)
-        def initialize_tasks(
-            self: Any, include_path: Any = None, include_defaults: bool = True
-        ) -> Any:
+        @wraps(original)
+        def initialize(self: Any, include_path: Any = None, include_defaults: bool = True) -> Any:
             paths = [include_path] if isinstance(include_path, str) else list(include_path or [])
             return original(self, [*paths, str(resource("tasks"))], include_defaults)
 
-        return initialize_tasks
+        return initialize
 
     _once(task_manager, "initialize_tasks", wrap)
 
@@ -62,9 +67,7 @@ def mend_latex2sympy2() -> None:
     try:
         importlib.import_module("latex2sympy2")
     except ImportError:
-        module = types.ModuleType(
-            "latex2sympy2", "Stands in for a release that cannot be imported."
-        )
+        module = types.ModuleType("latex2sympy2", "Stands in for one that cannot be imported.")
         module.latex2sympy = _latex2sympy  # type: ignore[attr-defined]
         sys.modules["latex2sympy2"] = module
 
@@ -73,6 +76,44 @@ def _latex2sympy(*arguments: Any, **options: Any) -> Any:
     from latex2sympy2_extended.latex2sympy2 import latex2sympy
 
     return latex2sympy(*arguments, **options)
+
+
+def open_sessions() -> None:
+    """Open a session around every ``simple_evaluate``, before it builds the model.
+
+    Upstream has no hook there, and loads plugins while its evaluator is still being imported: what
+    can be reached is the decorator that it puts on the function.
+    """
+    from lmms_eval import utils
+
+    def wrap(original: Any) -> Any:
+        @wraps(original)
+        def decorate(function: Any) -> Any:
+            decorated = original(function)
+            return _in_a_session(decorated) if function.__name__ == "simple_evaluate" else decorated
+
+        return decorate
+
+    _once(utils, "positional_deprecated", wrap)
+
+
+def _in_a_session(simple_evaluate: Any) -> Any:
+    @wraps(simple_evaluate)
+    def evaluate(model: Any, *arguments: Any, **options: Any) -> Any:
+        with opened(Session(model if isinstance(model, Replaying) else None)):
+            return simple_evaluate(model, *arguments, **options)
+
+    return evaluate
+
+
+def let_threads_see_the_session() -> None:
+    """Start the threads of the scorers and of the simple Qwen3-VL class in their caller's context.
+
+    A thread of upstream's pools starts in an empty one, where no session is open. To be dropped
+    when ``ThreadPoolExecutor`` hands its caller's context on.
+    """
+    for name in ("lmms_eval.evaluator", "lmms_eval.models.simple.qwen3_vl"):
+        _once(importlib.import_module(name), "ThreadPoolExecutor", lambda _: ContextThreads)
 
 
 def read_parent_prompts() -> None:
@@ -89,18 +130,14 @@ def read_parent_prompts() -> None:
         "model_specific_generation_kwargs",
     )
 
-    def wrap(original: Any) -> Any:
-        @functools.wraps(original)
-        def prepare(self: Any) -> None:
-            named = [getattr(self.config, table) or {} for table in tables]
-            own = any(self.model_name in table for table in named)
-            if _current is not None and self.model_name in MODEL_NAMES and not own:
-                self.model_name = _current.parent_name
-            original(self)
+    def prepare(session: Session, original: Any, task: Any) -> None:
+        named = [getattr(task.config, table) or {} for table in tables]
+        own = any(task.model_name in table for table in named)
+        if task.model_name in MODEL_NAMES and not own:
+            task.model_name = session.model.parent_name
+        original(task)
 
-        return prepare
-
-    _once(ConfigurableTask, "_prepare_model_specific_config", wrap)
+    _once(ConfigurableTask, "_prepare_model_specific_config", while_evaluating(prepare))
 
 
 def keep_broken_pictures() -> None:
@@ -111,27 +148,30 @@ def keep_broken_pictures() -> None:
     """
     from lmms_eval.api.task import ConfigurableTask
 
-    def wrap(original: Any) -> Any:
-        @functools.wraps(original)
-        def download(self: Any, dataset_kwargs: Any = None) -> None:
-            original(self, dataset_kwargs)
-            if _current is not None:
-                from replay_adapters.lmms_eval.documents import make_tolerant
+    from replay_adapters.lmms_eval.documents import make_tolerant
 
-                for table in (self.dataset, self.dataset_no_image):
-                    for split in table.values():
-                        make_tolerant(split.info.features)
+    def download(session: Session, original: Any, task: Any, dataset_kwargs: Any = None) -> None:
+        original(task, dataset_kwargs)
+        for table in (task.dataset, task.dataset_no_image):
+            for split in table.values():
+                make_tolerant(split.info.features)
 
-        return download
-
-    _once(ConfigurableTask, "download", wrap)
+    _once(ConfigurableTask, "download", while_evaluating(download))
 
 
 def read_each_input_on_its_own() -> None:
     """Mend how the Qwen classes read pictures and clips; ``reading`` says which defects."""
+    from qwen_vl_utils import vision_process
+
     from replay_adapters.lmms_eval import reading
 
-    reading.install(lambda: _current, _once)
+    _once(vision_process, "smart_nframes", while_evaluating(reading.own_frame_counts))
+    _once(vision_process, "smart_resize", while_evaluating(reading.named_sizes))
+    last_resort = while_evaluating(reading.no_last_resort)(vision_process._read_video_torchvision)
+    vision_process.VIDEO_READER_BACKENDS["torchvision"] = last_resort
+    for name in reading.MODULES:
+        read = partial(reading.row_by_row, module=name)
+        _once(importlib.import_module(name), "process_vision_info", while_evaluating(read))
 
 
 def separate_cached_answers() -> None:
@@ -142,16 +182,14 @@ def separate_cached_answers() -> None:
     """
     from lmms_eval.caching.response_cache import ResponseCache
 
-    def wrap(original: Any) -> Any:
-        @functools.wraps(original)
-        def create(cls: type, cache_root: str, *, model: str = "", **arguments: Any) -> Any:
-            if _current is not None and model in MODEL_NAMES:
-                model = f"{model}|{_current.fingerprint()}"
-            return original(cls, cache_root, model=model, **arguments)
+    def create(
+        session: Session, original: Any, cls: type, cache_root: str, *, model: str = "", **more: Any
+    ) -> Any:
+        if model in MODEL_NAMES:
+            model = f"{model}|{session.model.fingerprint()}"
+        return original(cls, cache_root, model=model, **more)
 
-        return create
-
-    _once(ResponseCache, "create", wrap)
+    _once(ResponseCache, "create", while_evaluating(create))
 
 
 def cache_lasting_answers() -> None:
@@ -161,28 +199,19 @@ def cache_lasting_answers() -> None:
     """
     from lmms_eval.caching.response_cache import ResponseCache
 
-    def lasts(task: str, document: Any) -> bool:
-        return _current is None or _current.book.lasts(task, document)
+    def store(session: Session, original: Any, cache: Any, key: str, kind: str, *told: Any) -> None:
+        task, document, *_ = told
+        if session.records.lasts(task, document):
+            original(cache, key, kind, *told)
 
-    def wrap_store(original: Any) -> Any:
-        @functools.wraps(original)
-        def store(self: Any, key: str, kind: str, task: str, document: Any, *rest: Any) -> None:
-            if lasts(task, document):
-                original(self, key, kind, task, document, *rest)
+    def log(session: Session, original: Any, cache: Any, *told: Any, **facts: Any) -> None:
+        _kind, task, document, *_ = told
+        if not session.records.lasts(task, document):
+            facts |= {"cache_key": "", "deterministic": False}
+        original(cache, *told, **facts)
 
-        return store
-
-    def wrap_log(original: Any) -> Any:
-        @functools.wraps(original)
-        def log(self: Any, kind: str, task: str, document: Any, *rest: Any, **facts: Any) -> None:
-            if not lasts(task, document):
-                facts |= {"cache_key": "", "deterministic": False}
-            original(self, kind, task, document, *rest, **facts)
-
-        return log
-
-    _once(ResponseCache, "_store", wrap_store)
-    _once(ResponseCache, "_log_to_audit", wrap_log)
+    _once(ResponseCache, "_store", while_evaluating(store))
+    _once(ResponseCache, "_log_to_audit", while_evaluating(log))
 
 
 def write_records() -> None:
@@ -192,48 +221,69 @@ def write_records() -> None:
     """
     from lmms_eval import evaluator
 
-    def wrap_document(original: Any) -> Any:
-        @functools.wraps(original)
-        def process(item: Any, *, task: Any, **arguments: Any) -> Any:
-            processed = original(item, task=task, **arguments)
-            if _current is not None and processed.logged_sample is not None:
-                processed.logged_sample["replay"] = _current.book.of(task.config.task, item[0])
-                answers = [list(request.resps) for request in item[2]]
-                if any(len(given) > 1 for given in answers):  # of which filters leave one
-                    processed.logged_sample["replay_answers"] = answers
-            return processed
+    def process(session: Session, original: Any, item: Any, *, task: Any, **more: Any) -> Any:
+        processed = original(item, task=task, **more)
+        if processed.logged_sample is not None:
+            processed.logged_sample["replay"] = session.records.of(task.config.task, item[0])
+            answers = [list(request.resps) for request in item[2]]
+            if any(len(given) > 1 for given in answers):  # of which filters leave one
+                processed.logged_sample["replay_answers"] = answers
+        return processed
 
-        return process
-
-    def wrap_evaluate(original: Any) -> Any:
-        @functools.wraps(original)
+    def wrap(original: Any) -> Any:
+        @wraps(original)
         def evaluate(*, lm: Any, cli_args: Any = None, **options: Any) -> Any:
-            from replay_adapters.lmms_eval.arguments import parse_generation, tell_seed
-            from replay_adapters.lmms_eval.scoring import scoring_threads
-
-            global _current
-            _current = lm if hasattr(lm, "book") else None
-            if _current is None:
-                return original(lm=lm, cli_args=cli_args, **options)
-            _current.command_line_generation = parse_generation(
-                getattr(cli_args, "gen_kwargs", None)
-            )
-            tell_seed(getattr(cli_args, "seed", None))
-            asked = options.get("process_docs_parallel", 1)
-            options["process_docs_parallel"] = scoring_threads(int(asked))
-            try:
+            if not isinstance(lm, Replaying):
+                with opened():
+                    return original(lm=lm, cli_args=cli_args, **options)
+            with joined(lm) as session:
+                session.command_line = parse_generation(getattr(cli_args, "gen_kwargs", None))
+                tell_seed(getattr(cli_args, "seed", None))
+                asked = options.get("process_docs_parallel", 1)
+                options["process_docs_parallel"] = scoring_threads(int(asked))
                 results = original(lm=lm, cli_args=cli_args, **options)
-                summary = _current.summary()
+                settings, total = lm.settings.summary(), summed(session.records)
                 if results is not None:  # only the first process has them
-                    results["replay"] = summary
+                    results["replay"] = {**settings, **lm.provenance, "totals": total}
                 return results
-            finally:
-                _current = None
 
         return evaluate
 
-    _once(evaluator, "_process_document_results", wrap_document)
-    _once(evaluator, "evaluate", wrap_evaluate)
+    _once(evaluator, "_process_document_results", while_evaluating(process))
+    _once(evaluator, "evaluate", wrap)
+
+
+class _Escaping(BaseException):
+    """Carries an error past an ``except Exception``."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def escaping(generate: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``generate`` whose errors leave the harness's class, up to :func:`brought_back`.
+
+    Upstream's internvl_hf and llava_hf catch whatever ``generate`` raises, answer "" and let it
+    score 0. To be dropped when they let it through.
+    """
+
+    def escapes(**arguments: Any) -> Any:
+        try:
+            return generate(**arguments)
+        except Exception as error:
+            raise _Escaping(error) from error
+
+    return escapes
+
+
+@contextmanager
+def brought_back() -> Iterator[None]:
+    """Raise what escaped from inside the block as what it was."""
+    try:
+        yield
+    except _Escaping as escaped:
+        raise escaped.error from None
 
 
 def _once(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:

@@ -5,7 +5,7 @@ a grey picture instead, and what it answers there is taken back.
 """
 
 import mimetypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlparse
 
@@ -15,75 +15,82 @@ from PIL import Image
 from torch import Tensor
 
 from replay_adapters.lmms_eval import documents
-from replay_adapters.lmms_eval.batches import Key
-from replay_adapters.media import UnreadableInput, check_clip, check_picture, reading
+from replay_adapters.media import UnreadableInput, check_clip, check_picture, reading, told
+from replay_adapters.session.records import Key
+from replay_adapters.session.session import Session
 from replay_core import ReplayRecord
 
 Visual = tuple[str, Any]  # what a path is to the class ("image", "video", ""); picture or path
 
+# libjpeg's longest side; the simple Qwen2-VL and Qwen2.5-VL classes send every picture through it.
+_JPEG_SIDE = 65500
 
-class Unreadable:
-    """Why documents of a run cannot be answered, by document.
 
-    ``strict`` raises at the first one; ``seen`` are the documents that the class has just looked
-    up, the last one last; ``check`` is what else the class asks of a picture or clip.
+def note(session: Session, key: Key, error: UnreadableInput) -> None:
+    """Keep why a document cannot be answered, and say so the first time.
+
+    Raises:
+        UnreadableInput: with ``replay_strict``.
     """
+    task, document = key
+    message = f"unreadable input, document {document} of {task}: {error}"
+    if session.model.settings.config.strict:
+        raise UnreadableInput(message)
+    if key not in session.faults:
+        logger.warning(f"replay: {message}")
+    session.faults[key] = str(error)
 
-    def __init__(self, seen: Sequence[Key], check: Callable[[Any], None], *, strict: bool) -> None:
-        self._seen, self._check, self._strict = seen, check, strict
-        self._why: dict[Key, str] = {}
 
-    def note(self, key: Key, error: UnreadableInput) -> None:
-        """Keep why a document cannot be answered, and say so the first time.
+def guarded(session: Session, request: Any, *, chat: bool) -> Any:
+    """Return one of lmms-eval's requests whose input is checked as the class takes it.
 
-        Raises:
-            UnreadableInput: with ``strict``.
-        """
-        task, document = key
-        message = f"unreadable input, document {document} of {task}: {error}"
-        if self._strict:
-            raise UnreadableInput(message)
-        if key not in self._why:
-            logger.warning(f"replay: {message}")
-        self._why[key] = str(error)
+    The callable is the second argument of a chat class's request and the third of a simple one's,
+    and the class may use one request's for its whole batch: the document is the one looked up last.
+    """
+    arguments = list(request.arguments)
+    place = 1 if chat else 2
+    make, stand_in = arguments[place], _grey_messages if chat else _grey
 
-    def guarded(self, request: Any, *, chat: bool) -> Any:
-        """Return one of lmms-eval's requests whose input is checked as the class takes it.
+    def checked(document: Any, **more: Any) -> Any:
+        key = session.looked_up[-1]
+        try:
+            documents.check(document)
+            with reading():
+                made = make(document, **more)
+            for kind, visual in _visuals(made):
+                _check(kind, visual)
+                if isinstance(visual, Image.Image) or kind == "video":
+                    check_for_class(session.model, visual)
+        except UnreadableInput as error:
+            note(session, key, error)
+            return stand_in()
+        return made
 
-        The callable is the second argument of a chat class's request and the third of a simple
-        one's, and the class may use one request's for its whole batch.
-        """
-        arguments = list(request.arguments)
-        place = 1 if chat else 2
-        arguments[place] = self._checked(arguments[place], _grey_messages if chat else _grey)
-        request.arguments = tuple(arguments)
-        return request
+    arguments[place] = checked
+    request.arguments = tuple(arguments)
+    return request
 
-    def _checked(self, make: Callable[..., Any], stand_in: Callable[[], Any]) -> Callable[..., Any]:
-        def checked(document: Any, **more: Any) -> Any:
-            key = self._seen[-1]
-            try:
-                documents.check(document)
-                with reading():
-                    made = make(document, **more)
-                for kind, visual in _visuals(made):
-                    _check(kind, visual)
-                    if isinstance(visual, Image.Image) or kind == "video":
-                        self._check(visual)
-            except UnreadableInput as error:
-                self.note(key, error)
-                return stand_in()
-            return made
 
-        return checked
+def check_for_class(model: Any, visual: Any) -> None:
+    """Raise UnreadableInput where a simple class cannot read a picture or a clip's path.
 
-    def rows(self, count: int) -> Sequence[Key]:
-        """Return the documents of the ``count`` prompts that the class is making."""
-        return self._seen[-count:]
+    PIL and PyAV may: these classes open clips with decord, and send pictures as JPEG.
+    """
+    import decord
 
-    def of(self, keys: Sequence[Key]) -> list[str | None]:
-        """Return, for each row of a batch, why it has no answer; None where it can have one."""
-        return [self._why.get(key) for key in keys]
+    if not model.is_simple:
+        return
+    if isinstance(visual, Image.Image):
+        if hasattr(model, "_encode_image_data_url") and max(visual.size) > _JPEG_SIDE:
+            raise UnreadableInput(
+                f"an image: a side of {max(visual.size)} pixels is longer than the "
+                f"{_JPEG_SIDE} that JPEG has, in which this class sends pictures"
+            )
+    else:
+        try:
+            decord.VideoReader(visual)[0]
+        except (decord.DECORDError, RuntimeError) as error:
+            raise UnreadableInput(f"{visual}: {told(error)}") from error
 
 
 def taken_back(

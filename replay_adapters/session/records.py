@@ -5,12 +5,15 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from loguru import logger
 
 from replay_adapters.settings.run_options import PREFIX
 from replay_core import Outcome, ReplayRecord
 from replay_core.record import lasting
 
+Key = tuple[str, Any]  # (task, document)
 STEERED = (Outcome.APPLIED, Outcome.OFF)
 
 
@@ -18,7 +21,7 @@ class RecordBook:
     """Records by (task, document), in the order of repeats and rounds."""
 
     def __init__(self) -> None:
-        self._records: dict[tuple[str, Any], list[ReplayRecord]] = defaultdict(list)
+        self._records: dict[Key, list[ReplayRecord]] = defaultdict(list)
 
     def add(self, task: str, document: Any, record: ReplayRecord) -> None:
         """Keep one record."""
@@ -68,6 +71,17 @@ def totals(records: Iterable[Mapping[str, Any] | ReplayRecord]) -> dict[str, Any
         "new_tokens": _mean(row["new_tokens"] for row in rows),
         "truncated": _mean(float(cut) for cut in finished),
     }
+
+
+def summed(book: RecordBook) -> dict[str, Any]:
+    """Return the totals of a run over all processes, and log them once."""
+    records = book.all()
+    if PartialState().num_processes > 1:
+        records = gather_object(records)
+    total = totals(records)
+    if PartialState().is_main_process:
+        report(total)
+    return total
 
 
 def report(summary: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from replay_core.pair.lora import adapted_base
 from replay_core.record import library_versions
 
 
-class Answering:
+class WithGenerate:
     """A model whose ``generate`` is another function, and which is itself in everything else."""
 
     def __init__(self, model: Any, generate: Callable[..., Any]) -> None:
@@ -28,7 +28,7 @@ class Answering:
         return getattr(self._model, name)
 
 
-def load_for_method(settings: Settings, config: PretrainedConfig, loading: dict[str, Any]) -> Pair:
+def load_models_for(settings: Settings, config: PretrainedConfig, loading: dict[str, Any]) -> Pair:
     """Load what the method needs: one model for ``none`` and ``base``, else both.
 
     ``config`` is the answering checkpoint's; ``loading`` goes to transformers.
@@ -61,7 +61,7 @@ def load_for_method(settings: Settings, config: PretrainedConfig, loading: dict[
     return replace(pair, policy_revision=revision, base_revision=revision)
 
 
-def identity_of(pair: Pair, settings: Settings) -> dict[str, Any]:
+def provenance_of(pair: Pair, settings: Settings) -> dict[str, Any]:
     """Return what an answer depends on beside the settings: files of all parts, and versions."""
     return {
         "policy_revision": pair.policy_revision,
@@ -72,7 +72,7 @@ def identity_of(pair: Pair, settings: Settings) -> dict[str, Any]:
 
 
 @contextmanager
-def already_loaded(model: PreTrainedModel) -> Iterator[None]:
+def constructor_takes(model: PreTrainedModel) -> Iterator[None]:
     """Let a harness class's constructor take ``model`` instead of loading one.
 
     Both harnesses' Qwen classes load the policy themselves, with a hard-coded dtype, attention or

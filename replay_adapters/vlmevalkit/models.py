@@ -9,8 +9,12 @@ from transformers import BatchFeature
 from transformers.utils import is_flash_attn_2_available
 from vlmeval.vlm import Qwen2VLChat, Qwen3VLChat
 
-from replay_adapters.media import UnreadableInput
-from replay_adapters.session.standin import Answering, already_loaded, load_for_method
+from replay_adapters.session.standin import (
+    WithGenerate,
+    constructor_takes,
+    load_models_for,
+    provenance_of,
+)
 from replay_adapters.settings.options import check_checkpoints
 from replay_adapters.settings.processors import processor_of
 from replay_adapters.settings.protocol import edit_last_text
@@ -54,15 +58,16 @@ class ReplayMixin:
             "attn_implementation": self.plan.attn_implementation
             or _attention(device, config.dtype if dtype == "auto" else dtype),
         }
-        self.pair: Any = load_for_method(self.settings, config, loading)
+        self.pair: Any = load_models_for(self.settings, config, loading)
         policy = self.pair.policy.model
         self.steered: Any = Steered(self.pair, self.settings.config)
+        self.identity = provenance_of(self.pair, self.settings)
         source = processor_of(self.settings).source
-        with already_loaded(policy), gpu_memory_known(type(self)):
+        with constructor_takes(policy), patches.gpu_memory_known(type(self)):
             super().__init__(model_path=source, **self.plan.harness)  # type: ignore[call-arg]
         self.reading = Reading()
         self.processor = _OnDevice(self.processor, policy.device, self.reading)
-        self.model = Answering(policy, self._generate)
+        self.model = WithGenerate(policy, self._generate)
         self.model_path = ""  # "omni" in a folder's name would take upstream's branch of Qwen-Omni
         self.frame_sampling = (self.fps, self.nframe)
         self._item: tuple[Any, ...] = ()

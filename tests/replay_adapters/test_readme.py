@@ -1,4 +1,4 @@
-"""The README's tables have a line for everything that can be asked for."""
+"""The tables of the READMEs have a line for everything that can be asked for."""
 
 import re
 from pathlib import Path
@@ -6,18 +6,20 @@ from pathlib import Path
 import pytest
 from lmms_eval.utils import simple_parse_args_string
 
-from replay_adapters.lmms_eval import MODEL_NAMES
+from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.settings import options
 from replay_adapters.settings.run_options import PAIR_OPTIONS, PREFIX, REPLAY_OPTIONS
 from replay_core import Outcome, ReplayConfig, ReplayRecord
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-OPTIONS = [name.removeprefix(PREFIX) for name in REPLAY_OPTIONS]
+ROOT = Path(__file__).parents[2]
+CORE = (ROOT / "replay_core" / "README.md").read_text("utf-8")
+ADAPTERS = (ROOT / "replay_adapters" / "README.md").read_text("utf-8")
+OPTIONS = [*ReplayConfig.model_fields, *RunOptions.model_fields]
 
 
-def first_cells() -> set[str]:
-    """Return every name that stands in the first column of a table."""
-    rows = re.findall(r"^\| ([^|]*) \|", README, flags=re.MULTILINE)
+def first_cells(page: str = ADAPTERS) -> set[str]:
+    """Return every name that stands in the first column of a page's tables."""
+    rows = re.findall(r"^\| ([^|]*) \|", page, flags=re.MULTILINE)
     return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
 
 
@@ -32,7 +34,7 @@ def test_every_name_of_a_pairs_parts_has_a_line(name):
 
 
 def test_the_published_rows_are_what_their_presets_resolve_to():
-    rows = re.findall(r"^\| [^|]+ \| `(pair=[^`]+preset=[^`]+)` \|(.*)\|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| [^|]+ \| `(pair=[^`]+preset=[^`]+)` \|(.*)\|$", ADAPTERS, re.MULTILINE)
     assert len(rows) == 4
     for typed, told in rows:
         settings = options.resolve(simple_parse_args_string(typed))
@@ -43,12 +45,12 @@ def test_the_published_rows_are_what_their_presets_resolve_to():
         limits = f"{protocol.min_pixels} and {protocol.max_pixels}"
         assert pixels == limits.replace("None and None", "not published")
         assert (config.steps, config.boundary) == (25, "reference")
-    assert "47.7 for MM-Eureka on MathVerse is the cell γ = 0.2, α = 40 of Table 5" in README
+    assert "47.7 for MM-Eureka on MathVerse is the cell γ = 0.2, α = 40 of Table 5" in ADAPTERS
 
 
 def test_the_defaults_stand_first():
     told = {}
-    for first, second in re.findall(r"^\| ([^|]*) \| ([^|]*) \|", README, flags=re.MULTILINE):
+    for first, second in re.findall(r"^\| ([^|]*) \| ([^|]*) \|", ADAPTERS, flags=re.MULTILINE):
         names = re.findall(r"`replay_([^`]+)`", first)
         values = re.findall(r"`([^`]+)`|(\d+(?:\.\d+)?)", second)
         told |= dict(zip(names, (code or number for code, number in values), strict=False))
@@ -63,7 +65,7 @@ def test_every_model_name_has_a_line(name):
 
 
 def test_every_outcome_and_every_field_of_a_record_has_a_line():
-    cells = first_cells()
+    cells = first_cells(CORE)
     assert {outcome.value for outcome in Outcome} <= cells
     named = set(ReplayRecord.model_fields) - {"schema_version", "method", "error"}
     assert named <= cells
@@ -93,6 +95,7 @@ TYPED = {
     "step_size": ("40", lambda s: s.config.step_size == 40),
     "step_scaling": ("tokens", lambda s: s.config.step_scaling == "tokens"),
     "steps": ("3", lambda s: s.config.steps == 3),
+    "x": ("random", lambda s: s.config.x == "random"),
     "keep": ("best", lambda s: s.config.keep == "best"),
     "seed": ("7", lambda s: s.config.seed == 7),
     "strict": ("true", lambda s: s.config.strict is True),

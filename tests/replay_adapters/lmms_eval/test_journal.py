@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from replay_adapters.lmms_eval.journal import Journal
+from replay_adapters.lmms_eval.journal import BatchJournal
 from replay_core import Outcome, ReplayRecord, UsageError
 from tests.replay_adapters.conftest import REPLAY, Command, Ended
 from tests.replay_adapters.lmms_eval.test_end_to_end import arguments
@@ -26,7 +26,7 @@ GENERATION = {"max_new_tokens": 5, "do_sample": False}
 
 
 def kept(path, fingerprint: str = "f", answers=((7, 8, 9), (5, 0, 0))) -> str:
-    journal = Journal(path, fingerprint)
+    journal = BatchJournal(path, fingerprint)
     key = journal.key(INPUTS, GENERATION, [0, 1])
     journal.keep(key, torch.tensor(answers), [RECORD, RECORD])
     return key
@@ -34,14 +34,14 @@ def kept(path, fingerprint: str = "f", answers=((7, 8, 9), (5, 0, 0))) -> str:
 
 def test_a_batch_comes_back_as_generate_returned_it(tmp_path):
     key = kept(tmp_path / "j")
-    output, records = Journal(tmp_path / "j", "f").find(key, INPUTS["input_ids"])
+    output, records = BatchJournal(tmp_path / "j", "f").find(key, INPUTS["input_ids"])
     assert output.tolist() == [[1, 2, 7, 8, 9], [3, 4, 5, 0, 0]]
     assert records == [RECORD, RECORD]
 
 
 def test_answers_without_a_token_come_back_too(tmp_path):
     key = kept(tmp_path / "j", answers=((), ()))
-    output, _ = Journal(tmp_path / "j", "f").find(key, INPUTS["input_ids"])
+    output, _ = BatchJournal(tmp_path / "j", "f").find(key, INPUTS["input_ids"])
     assert output.tolist() == INPUTS["input_ids"].tolist()
 
 
@@ -59,7 +59,7 @@ def test_another_batch_is_not_known(tmp_path, part):
         generation["max_new_tokens"] = 6
     else:
         fingerprint = "g"
-    journal = Journal(tmp_path / "j", fingerprint)
+    journal = BatchJournal(tmp_path / "j", fingerprint)
     assert journal.key(INPUTS, GENERATION, [0, 1]) == key or part == "fingerprint"
     other = journal.key(inputs, generation, seeds)
     assert journal.find(other, inputs["input_ids"]) is None
@@ -70,7 +70,7 @@ def test_a_torn_line_is_left_out_and_written_over(tmp_path):
     key = kept(path)
     whole = path.read_bytes()
     path.write_bytes(whole + whole[: len(whole) // 2])
-    journal = Journal(path, "f")
+    journal = BatchJournal(path, "f")
     assert journal.find(key, INPUTS["input_ids"]) is not None
     journal.keep("other", torch.tensor([[1]]), [RECORD])
     assert [json.loads(line)["key"] for line in path.open()] == [key, "other"]
@@ -90,25 +90,27 @@ LOST = RECORD.model_copy(update={"outcome": Outcome.OUT_OF_MEMORY, "error": "no 
 def test_a_batch_with_an_outcome_of_the_moment_is_answered_again(tmp_path, record):
     """Also where an earlier version kept it."""
     path = tmp_path / "j"
-    journal = Journal(path, "f")
+    journal = BatchJournal(path, "f")
     key = journal.key(INPUTS, GENERATION, [0, 1])
     journal.keep(key, torch.tensor([[7], [8]]), [RECORD, record])
     assert not path.exists()
     old = {"key": key, "answers": [[7], [8]], "records": []}
     old["records"] = [each.model_dump(mode="json") for each in (RECORD, record)]
     path.write_text(json.dumps(old) + "\n")
-    assert Journal(path, "f").find(key, INPUTS["input_ids"]) is None
-    Journal(path, "f").keep(key, torch.tensor([[5], [6]]), [RECORD, RECORD])
-    output, _ = Journal(path, "f").find(key, INPUTS["input_ids"])
+    assert BatchJournal(path, "f").find(key, INPUTS["input_ids"]) is None
+    BatchJournal(path, "f").keep(key, torch.tensor([[5], [6]]), [RECORD, RECORD])
+    output, _ = BatchJournal(path, "f").find(key, INPUTS["input_ids"])
     assert output[:, 2:].tolist() == [[5], [6]]
 
 
 def test_other_outcomes_are_kept(tmp_path):
     for outcome in set(Outcome) - {Outcome.OUT_OF_MEMORY, Outcome.UNREADABLE_INPUT}:
-        journal = Journal(tmp_path / "j", "f")
+        journal = BatchJournal(tmp_path / "j", "f")
         record = RECORD.model_copy(update={"outcome": outcome})
         journal.keep(outcome.value, torch.tensor([[7], [8]]), [record, RECORD])
-        assert Journal(tmp_path / "j", "f").find(outcome.value, INPUTS["input_ids"]) is not None
+        assert (
+            BatchJournal(tmp_path / "j", "f").find(outcome.value, INPUTS["input_ids"]) is not None
+        )
 
 
 FAULTY = """
@@ -163,7 +165,7 @@ def test_where_memory_ran_out_neither_journal_nor_cache_keeps_the_answer(
 
 
 def test_processes_have_files_of_their_own(tmp_path):
-    Journal(tmp_path / "j", "f", rank=1).keep("k", torch.tensor([[1]]), [RECORD])
+    BatchJournal(tmp_path / "j", "f", rank=1).keep("k", torch.tensor([[1]]), [RECORD])
     assert [path.name for path in tmp_path.iterdir()] == ["j.1"]
 
 
@@ -171,7 +173,7 @@ def test_processes_have_files_of_their_own(tmp_path):
 def test_a_file_that_is_no_journal_is_refused(tmp_path, content):
     (tmp_path / "j").write_text(content)
     with pytest.raises(UsageError, match="is not a journal of answers"):
-        Journal(tmp_path / "j", "f")
+        BatchJournal(tmp_path / "j", "f")
 
 
 def test_a_killed_run_is_finished_from_its_journal(lmms_eval_command, lmms_eval, tiny_pairs):

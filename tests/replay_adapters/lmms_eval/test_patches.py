@@ -4,6 +4,8 @@ import inspect
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 
 import pytest
 from lmms_eval import evaluator
@@ -13,6 +15,7 @@ from lmms_eval.models.chat.internvl_hf import InternVLHf as InternVLChat
 from lmms_eval.models.chat.llava_hf import LlavaHf as LlavaChat
 from lmms_eval.models.chat.qwen2_5_vl import Qwen2_5_VL as Qwen25Chat
 from lmms_eval.models.chat.qwen3_vl import Qwen3_VL as Qwen3Chat
+from lmms_eval.models.simple import qwen3_vl as simple_qwen3_vl
 from lmms_eval.models.simple.llava_hf import LlavaHf as LlavaSimple
 from lmms_eval.models.simple.qwen2_5_vl import Qwen2_5_VL as Qwen25Simple
 from lmms_eval.models.simple.qwen2_vl import Qwen2_VL
@@ -20,6 +23,7 @@ from lmms_eval.models.simple.qwen3_vl import Qwen3_VL as Qwen3Simple
 from lmms_eval.tasks import TaskManager
 
 from replay_adapters.lmms_eval import patches
+from replay_adapters.session.session import ContextThreads, Replaying, current, opened
 
 DOCUMENT = ["request_type", "task_name", "doc_id", "idx"]
 PRINTS = ["task_fingerprint", "content_hash", "model_fingerprint_hash"]
@@ -61,6 +65,11 @@ def parameters(function) -> list[str]:
             "ResponseCache._log_to_audit",
             ResponseCache._log_to_audit,
             ["self", *DOCUMENT, "gen_kwargs", "response", "cache_key", "deterministic", *PRINTS],
+        ),
+        (
+            "evaluator._thread_map_ordered",
+            evaluator._thread_map_ordered,
+            ["function", "items", "max_workers", "on_complete"],
         ),
         (
             "evaluator._process_document_results",
@@ -109,12 +118,73 @@ def test_these_classes_still_swallow_what_generate_raises(kind):
     assert "except Exception as e" in inspect.getsource(kind.generate_until)
 
 
+@pytest.mark.parametrize("module", [evaluator, simple_qwen3_vl])
+def test_upstreams_threads_still_start_in_an_empty_context(module):
+    """If not, ``let_threads_see_the_session`` can go."""
+    patches.let_threads_see_the_session()
+    assert module.ThreadPoolExecutor is ContextThreads
+    assert inspect.getsource(module).count("with ThreadPoolExecutor(") == 1
+    told = ContextVar("told", default="")
+    token = told.set("by the caller")
+    try:
+        with ThreadPoolExecutor() as theirs, ContextThreads() as ours:
+            assert theirs.submit(told.get).result() == ""
+            assert ours.submit(told.get).result() == "by the caller"
+    finally:
+        told.reset(token)
+
+
+def test_a_session_is_open_while_an_evaluation_runs_and_its_own():
+    """``simple_evaluate`` asserts what tasks it is given; what it looks at tells where it runs."""
+    seen = []
+
+    class Tasks:
+        def __ne__(self, other):
+            seen.append(current())
+            return False
+
+    model = Replaying()
+    with opened() as outer:
+        for given in ("qwen2_vl_replay", model):
+            with pytest.raises(AssertionError, match="No tasks specified"):
+                evaluator.simple_evaluate(given, tasks=Tasks())
+        assert current() is outer
+    first, second = seen
+    assert first is not outer
+    assert second is not first
+    assert (first.model, second.model) == (None, model)
+    assert first.resolved is second.resolved is outer.resolved
+    assert current() is None
+
+
 def test_patching_twice_changes_nothing():
     before = TaskManager.initialize_tasks
     patches.find_plugin_tasks(TaskManager)
     patches.find_plugin_tasks(TaskManager)
     assert TaskManager.initialize_tasks in (before, vars(TaskManager)["initialize_tasks"])
     assert not hasattr(TaskManager.initialize_tasks.__wrapped__, "__wrapped__")
+
+
+def test_an_error_passes_an_except_and_is_itself_outside():
+    error = ValueError("no")
+
+    def generate(**arguments):
+        raise error
+
+    def harness():
+        try:
+            patches.escaping(generate)(x=1)
+        except Exception:
+            return ""
+
+    with pytest.raises(ValueError, match="no") as caught, patches.brought_back():
+        harness()
+    assert caught.value is error
+
+
+def test_what_succeeds_is_given_through():
+    with patches.brought_back():
+        assert patches.escaping(lambda **arguments: arguments)(x=1) == {"x": 1}
 
 
 SCORERS = """

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from replay_adapters.lmms_eval import models, patches
+from replay_adapters.lmms_eval import models
 from replay_adapters.settings.pairs import read_pair
 from replay_core import UsageError
 
@@ -103,11 +103,11 @@ def answered(cls, arguments, system=None):
     model = cls.create_from_arg_string(arguments, {"device": "cpu", "batch_size": 1})
     seen = []
 
-    def stop(arguments, own, seeds):
-        seen.append(arguments)
+    def stop(session, rows, inputs, generation, **more):
+        seen.append({**inputs, **generation})
         raise Stopped
 
-    model._answer = stop
+    model.answerer.answer = stop
     model.task_dict = {"task": {"test": [{"question": QUESTION}]}}
     settings = {"max_new_tokens": 5, "temperature": 0, "until": ["\n\n"]}
     picture = Image.new("RGB", (84, 56), "red")
@@ -121,11 +121,8 @@ def answered(cls, arguments, system=None):
     simple = (QUESTION, settings, lambda doc: [picture], 0, "task", "test")
     chat = (QUESTION, messages, settings, 0, "task", "test")
     request = Request(simple if cls.is_simple else chat)
-    try:
-        with pytest.raises(Stopped):
-            model.generate_until([request])
-    finally:
-        patches._current = None
+    with pytest.raises(Stopped):
+        model.generate_until([request])
     (text,) = model.tokenizer.batch_decode(seen[0]["input_ids"])
     return re.sub(r"(<\|image_pad\|>)+", "<|image_pad|>", text), seen[0]
 
@@ -188,5 +185,4 @@ def test_frames_go_under_the_name_that_the_class_has(tiny_pairs, tmp_path):
     model = models.InternVLHfReplay.create_from_arg_string(
         f"pair={file},replay_method=none", {"device": "cpu"}
     )
-    patches._current = None
     assert model.num_frames == 6

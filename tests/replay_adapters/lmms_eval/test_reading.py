@@ -7,6 +7,7 @@ pixels it made, whatever it says of them.
 import importlib
 import inspect
 from contextlib import nullcontext
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
@@ -19,8 +20,9 @@ import torch
 from PIL import Image
 from qwen_vl_utils import vision_process
 
-from replay_adapters.lmms_eval import models, patches, reading
+from replay_adapters.lmms_eval import models, reading, unreadable
 from replay_adapters.media import UnreadableInput
+from replay_adapters.session.session import Session, current, opened
 from tests.support import media
 
 MOST = 8
@@ -106,14 +108,13 @@ def asked(tiny_pairs):
             given = f"pretrained={tiny_pairs[family].policy},{ARGUMENTS}"
             built[name] = kind.create_from_arg_string(given, {"device": "cpu", "batch_size": 9})
         model = built[name]
-        patches.install(model)
         seen = []
 
-        def stop(arguments, own, seeds):
-            seen.append(arguments)
+        def stop(session, rows, inputs, generation, **more):
+            seen.append({**inputs, **generation})
             raise Stopped
 
-        model._answer = stop
+        model.answerer.answer = stop
         model.task_dict = {"task": {"test": [{"file": str(path)} for path in paths]}}
         settings = {"max_new_tokens": 1, "temperature": 0}
 
@@ -126,11 +127,8 @@ def asked(tiny_pairs):
             simple = ("What?", dict(settings), lambda doc: [doc["file"]], number, "task", "test")
             chat = (f"{number}", messages, dict(settings), number, "task", "test")
             requests.append(Request(number, simple if kind.is_simple else chat))
-        try:
-            with pytest.raises(Stopped):
-                model.generate_until(requests)
-        finally:
-            patches._current = None
+        with pytest.raises(Stopped):
+            model.generate_until(requests)
         return model, seen[0]
 
     return ask
@@ -253,15 +251,10 @@ def test_qwen3s_time_stamps_are_the_clips(asked, clips, name):
 
 def test_a_document_of_two_clips_has_the_rate_of_each(asked, clips, tiny_pairs):
     model, _ = asked("qwen2_5_simple", [clips["one"]])
-    patches.install(model)
-    model._batch.append(("task", 0))
     content = [{"type": "video", "video": str(clips[name])} for name in ("slow", "four_seconds")]
     read = importlib.import_module("lmms_eval.models.simple.qwen2_5_vl").process_vision_info
-    try:
+    with opened(Session(model, looked_up=[("task", 0)])):
         _, videos = read([[{"role": "user", "content": content}]])
-    finally:
-        patches._current = None
-        model._batch.clear()
     assert [len(video) for video in videos] == [MOST, MOST]
     assert [clip["fps"] for clip in model.processor.clips] == [1, 4]
     assert [len(clip["frames_indices"]) for clip in model.processor.clips] == [MOST, MOST]
@@ -272,20 +265,20 @@ def test_a_document_of_two_clips_has_the_rate_of_each(asked, clips, tiny_pairs):
 def test_strict_raises_for_a_broken_clip_and_names_it(asked, tmp_path, name, broken):
     file = media.broken_clips(tmp_path)[broken]
     model, _ = asked(name, [media.clip(tmp_path / "sound.mp4", 4, 2)])
-    model.unreadable._strict = True
+    lax = model.settings
+    model.settings = replace(lax, config=lax.config.model_copy(update={"strict": True}))
     try:
         with pytest.raises(UnreadableInput, match=rf"document 0 of task: {file}: "):
             asked(name, [file])
     finally:
-        model.unreadable._strict = False
+        model.settings = lax
 
 
 def test_strict_is_the_option(tiny_pairs):
     given = f"pretrained={tiny_pairs['qwen2_vl'].policy},{ARGUMENTS},replay_strict=true"
     model = models.Qwen2VLOnlyReplay.create_from_arg_string(given, {"device": "cpu"})
-    patches._current = None
     with pytest.raises(UnreadableInput):
-        model.unreadable.note(("task", 0), UnreadableInput("a clip"))
+        unreadable.note(Session(model), ("task", 0), UnreadableInput("a clip"))
 
 
 def test_a_side_longer_than_jpegs_is_told_where_the_class_sends_jpeg(asked, clips):
@@ -294,11 +287,11 @@ def test_a_side_longer_than_jpegs_is_told_where_the_class_sends_jpeg(asked, clip
     for name, refuses in (("qwen2_simple", True), ("qwen3_simple", False), ("qwen2_5_chat", False)):
         model, _ = asked(name, [clips["two"]])
         with pytest.raises(UnreadableInput) if refuses else nullcontext():
-            reading.check_for_class(model, wide)
+            unreadable.check_for_class(model, wide)
 
 
 def test_without_one_of_our_models_everything_is_upstreams(clips):
-    assert patches._current is None
+    assert current() is None
     element = {"video": str(clips["one"])}
     with pytest.raises(ValueError, match="nframes should in interval"):
         vision_process.smart_nframes(element, total_frames=1, video_fps=5)

@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from replay_adapters.lmms_eval.unreadable import Unreadable, taken_back
+from replay_adapters.lmms_eval import unreadable
+from replay_adapters.lmms_eval.unreadable import taken_back
 from replay_adapters.media import UnreadableInput
-from replay_core import ReplayRecord
+from replay_adapters.session.session import Session
+from replay_core import ReplayConfig, ReplayRecord
 from tests.replay_adapters.conftest import REPLAY
 from tests.replay_adapters.lmms_eval import media_tasks
 from tests.support import media
@@ -173,10 +175,12 @@ def test_a_run_from_its_journal_is_the_same(ended, folder):
     assert len(keys) == len(set(keys))  # nothing was answered twice
 
 
-def guarded(make, strict=False, check=lambda visual: None):
-    notes = Unreadable([("task", 3)], check, strict=strict)
+def guarded(make, strict=False):
+    settings = SimpleNamespace(config=ReplayConfig(strict=strict))
+    model = SimpleNamespace(settings=settings, is_simple=True)
+    session = Session(model, looked_up=[("task", 3)])
     request = SimpleNamespace(arguments=("question", {}, make, 3, "task", "test"))
-    return notes, notes.guarded(request, chat=False).arguments[2]
+    return session.faults, unreadable.guarded(session, request, chat=False).arguments[2]
 
 
 def test_a_defect_of_a_tasks_code_still_ends_the_run():
@@ -188,7 +192,7 @@ def test_a_defect_of_a_tasks_code_still_ends_the_run():
         checked({"picture": None})
     with pytest.raises(KeyError):
         checked({})
-    assert notes.of([("task", 3)]) == [None]
+    assert notes == {}
 
 
 def test_a_sound_document_is_given_through_and_decoded_once():
@@ -198,21 +202,22 @@ def test_a_sound_document_is_given_through_and_decoded_once():
     assert given is picture
 
 
-def test_each_kind_of_visual_is_looked_at():
+def test_each_kind_of_visual_is_looked_at(monkeypatch):
     seen = []
     paths = ["http://host/a.jpg", "folder/what.jpg"]  # which simple classes take no notice of
     notes, checked = guarded(lambda document: [[Image.new("RGB", (5, 5))], *paths])
     assert len(checked({})) == 3
-    assert notes.of([("task", 3)]) == [None]
+    assert notes == {}
     notes, checked = guarded(lambda document: ["folder/gone.mp4"])
     checked({})
-    assert notes.of([("task", 3)]) == ["folder/gone.mp4: there is no such file"]
-    notes, checked = guarded(lambda document: [Image.new("RGB", (5, 5))], check=seen.append)
+    assert notes == {("task", 3): "folder/gone.mp4: there is no such file"}
+    monkeypatch.setattr(unreadable, "check_for_class", lambda model, visual: seen.append(visual))
+    notes, checked = guarded(lambda document: [Image.new("RGB", (5, 5))])
     checked({})
     assert seen[0].size == (5, 5)
     notes, checked = guarded(lambda document: [[Image.new("RGB", (0, 5))]])
     assert checked({})[0].size == (56, 56)
-    assert notes.of([("task", 3), ("task", 4)]) == ["an image: it has 0 by 5 pixels", None]
+    assert notes == {("task", 3): "an image: it has 0 by 5 pixels"}
     _, checked = guarded(lambda document: [Image.new("RGB", (0, 5))], strict=True)
     with pytest.raises(UnreadableInput, match="document 3 of task: an image: it has 0 by 5"):
         checked({})

@@ -11,7 +11,7 @@ import torch
 from loguru import logger
 from peft import LoraConfig, get_peft_model
 
-from replay_adapters.session.standin import identity_of, load_for_method
+from replay_adapters.session.standin import load_models_for, provenance_of
 from replay_adapters.settings.options import check_checkpoints, resolve
 from replay_adapters.vlmevalkit.planned import plan
 from replay_core import Pair
@@ -24,8 +24,8 @@ PIXELS = "min_pixels=3136,max_pixels=50176"
 
 def loaded(**options: Any) -> tuple[Pair, dict[str, Any]]:
     settings = resolve({"replay_layers": 3, **options})
-    pair = load_for_method(settings, check_checkpoints(settings), {"dtype": "float32"})
-    return pair, identity_of(pair, settings)
+    pair = load_models_for(settings, check_checkpoints(settings), {"dtype": "float32"})
+    return pair, provenance_of(pair, settings)
 
 
 @pytest.fixture

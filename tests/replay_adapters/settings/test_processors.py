@@ -10,7 +10,7 @@ import pytest
 from loguru import logger
 from transformers import AutoProcessor
 
-from replay_adapters.session.standin import identity_of
+from replay_adapters.session.standin import provenance_of
 from replay_adapters.settings.options import Settings, resolve
 from replay_adapters.settings.processors import processor_of, processor_revision
 from replay_adapters.vlmevalkit.planned import plan
@@ -237,7 +237,7 @@ def test_another_chat_template_is_another_identity_in_both_harnesses(
     def both() -> tuple[str, str]:
         settings = resolve(given)
         # The rest of the identity, the weights' revisions, was made when they were loaded.
-        return settings.fingerprint(str(identity_of(pair, settings))), plan(given).fingerprint
+        return settings.fingerprint(str(provenance_of(pair, settings))), plan(given).fingerprint
 
     first = both()
     assert both() == first

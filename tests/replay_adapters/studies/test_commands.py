@@ -22,11 +22,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _as_found(monkeypatch):
-    """Leave the process's logs alone, and no model of ours behind in the patches."""
-    from replay_adapters.lmms_eval import patches
-
-    monkeypatch.setattr(console, "quiet_logs", lambda: None)
-    monkeypatch.setattr(patches, "_current", patches._current)
+    """Leave the process's logs alone."""
+    monkeypatch.setattr(commands, "quiet_logs", lambda: None)
 
 
 def ask(*arguments: str, output: Path) -> str:

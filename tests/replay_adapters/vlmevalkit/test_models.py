@@ -159,7 +159,7 @@ def test_qwen3_vl_answers_as_its_stock_class_and_is_replayed(
 ):
     import vlmeval.vlm
 
-    from replay_adapters.session.standin import already_loaded
+    from replay_adapters.session.standin import constructor_takes
     from replay_adapters.vlmevalkit.patches import gpu_memory_known
 
     watch = Watch(monkeypatch)
@@ -168,7 +168,7 @@ def test_qwen3_vl_answers_as_its_stock_class_and_is_replayed(
     given |= {"use_custom_prompt": False, "top_k": 1}
     ours = {"model_path": str(pair.policy), "replay_base": str(pair.base), **given}
     none = vlmeval.vlm.Qwen3VLChatReplay(replay_method="none", **ours)
-    with already_loaded(none.pair.policy.model), gpu_memory_known(vlmeval.vlm.Qwen3VLChat):
+    with constructor_takes(none.pair.policy.model), gpu_memory_known(vlmeval.vlm.Qwen3VLChat):
         stock = vlmeval.vlm.Qwen3VLChat(model_path=str(pair.policy), **given)
     assert type(stock.model) is type(none.pair.policy.model)
     assert none.generate(message, dataset="mine") == stock.generate(message, dataset="mine")
