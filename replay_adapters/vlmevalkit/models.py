@@ -20,7 +20,7 @@ from replay_adapters.settings.processors import processor_of
 from replay_adapters.settings.protocol import edit_last_text
 from replay_adapters.vlmevalkit.inputs import Reading, UnreadPrompt, built, check_present
 from replay_adapters.vlmevalkit.journal import keep, note_sample, noted_sample, shown
-from replay_adapters.vlmevalkit.patches import gpu_memory_known, own_device
+from replay_adapters.vlmevalkit.patches import own_device
 from replay_adapters.vlmevalkit.planned import Planned, plan
 from replay_core import Outcome, ReplayRecord, Steered
 from replay_core.answer import Recent, answer

@@ -8,7 +8,7 @@ from lmms_eval.utils import simple_parse_args_string
 
 from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.settings import options
-from replay_adapters.settings.run_options import PAIR_OPTIONS, PREFIX, REPLAY_OPTIONS
+from replay_adapters.settings.run_options import PAIR_OPTIONS
 from replay_core import Outcome, ReplayConfig, ReplayRecord
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from replay_adapters import console
 from replay_adapters.cli import app
 from replay_adapters.runs.samples import read_samples
 from replay_core import UsageError
