@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from replay_adapters.lmms_eval.metrics import number
 from replay_adapters.lmms_eval.patches import find_plugin_tasks
-from replay_adapters.runs.run import number
 from replay_core import UsageError
 from replay_core.studies.bench import Question
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from replay_adapters.lmms_eval.metrics import raw_score
 from replay_adapters.runs.run import (
     Facts,
     Item,
@@ -13,7 +14,6 @@ from replay_adapters.runs.run import (
     argument_facts,
     flat,
     plugin_facts,
-    raw_score,
     score,
 )
 from replay_core import UsageError

@@ -22,8 +22,6 @@ _NEUTRAL = (
     *("use_cache", "pretrained", "pair", "processor", "model_path", "verbose", "use_vllm"),
 )
 ASPECTS = ("prompt", "pixels", "decoding", "judge")
-# Under what a task's table for a document holds its score, where the task does not say.
-_SCORE_KEYS = ("score", "acc", "accuracy", "correct", "gpt_score")
 # The field that both harnesses' HR-Bench gives the rotations of one question.
 _ROTATION = "cycle_category"
 _OPTION = re.compile(r"^\s*\(?([A-J])[.):]\s*(.*)$", re.MULTILINE)
@@ -164,24 +162,6 @@ def score(value: Any, metric: str, task: str, document: Any, path: Path) -> floa
         f"metric {metric!r} of task {task} is {shown[:200]} for document {document} in {path} "
         "(allowed: a finite number for every document)"
     )
-
-
-def raw_score(metrics: Mapping[str, Any], name: str | None, score_key: str) -> Any:
-    """Return what a task gives one document under a metric's name; None for nothing.
-
-    Of a table that is its score, where it has one.
-    """
-    value = metrics.get(name) if name else None
-    if isinstance(value, Mapping):
-        return next((value[key] for key in (score_key, *_SCORE_KEYS) if key in value), None)
-    return value
-
-
-def number(metrics: Mapping[str, Any], name: str | None, score_key: str) -> float | None:
-    """Return the finite number that a task gives one document under a metric's name, if any."""
-    value = raw_score(metrics, name, score_key)
-    usable = isinstance(value, bool | int | float) and math.isfinite(value)
-    return float(value) if usable else None
 
 
 def plugin_facts(summary: Mapping[str, Any]) -> Facts:

@@ -72,15 +72,14 @@ class Session:
     """Documents that the harness's class has looked up and not had answered yet, in that order."""
     faults: dict[Key, str] = field(default_factory=dict)
     """Document → why it has no answer, where a picture or clip of it is unreadable."""
+    journal: Any = None
+    """Where the answers to a set of VLMEvalKit are kept while it is answered."""
+    sample: Any = None
+    """The index of the row whose prompt was built last, in VLMEvalKit."""
 
 
 class Replaying:
     """Marks a harness's model class that replays: evaluations of its instances have a session."""
-
-    journal: Any = None
-    """Where the answers of the set that is being answered are kept."""
-    sample: Any = None
-    """The index of the row whose prompt was built last, in VLMEvalKit."""
 
 
 def current() -> Session | None:

@@ -9,18 +9,14 @@ from transformers import BatchFeature
 from transformers.utils import is_flash_attn_2_available
 from vlmeval.vlm import Qwen2VLChat, Qwen3VLChat
 
-from replay_adapters.session.standin import (
-    WithGenerate,
-    constructor_takes,
-    load_models_for,
-    provenance_of,
-)
+from replay_adapters.media import UnreadableInput
+from replay_adapters.session.standin import WithGenerate, constructor_takes, load_models_for
 from replay_adapters.settings.options import check_checkpoints
 from replay_adapters.settings.processors import processor_of
 from replay_adapters.settings.protocol import edit_last_text
 from replay_adapters.vlmevalkit.inputs import Reading, UnreadPrompt, built, check_present
 from replay_adapters.vlmevalkit.journal import keep, note_sample, noted_sample, shown
-from replay_adapters.vlmevalkit.patches import own_device
+from replay_adapters.vlmevalkit.patches import gpu_memory_known, own_device
 from replay_adapters.vlmevalkit.planned import Planned, plan
 from replay_core import Outcome, ReplayRecord, Steered
 from replay_core.answer import Recent, answer
@@ -61,9 +57,8 @@ class ReplayMixin:
         self.pair: Any = load_models_for(self.settings, config, loading)
         policy = self.pair.policy.model
         self.steered: Any = Steered(self.pair, self.settings.config)
-        self.identity = provenance_of(self.pair, self.settings)
         source = processor_of(self.settings).source
-        with constructor_takes(policy), patches.gpu_memory_known(type(self)):
+        with constructor_takes(policy), gpu_memory_known(type(self)):
             super().__init__(model_path=source, **self.plan.harness)  # type: ignore[call-arg]
         self.reading = Reading()
         self.processor = _OnDevice(self.processor, policy.device, self.reading)

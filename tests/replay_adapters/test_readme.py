@@ -8,13 +8,13 @@ from lmms_eval.utils import simple_parse_args_string
 
 from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.settings import options
-from replay_adapters.settings.run_options import PAIR_OPTIONS
+from replay_adapters.settings.run_options import PAIR_OPTIONS, REPLAY_OPTIONS
 from replay_core import Outcome, ReplayConfig, ReplayRecord
 
 ROOT = Path(__file__).parents[2]
 CORE = (ROOT / "replay_core" / "README.md").read_text("utf-8")
 ADAPTERS = (ROOT / "replay_adapters" / "README.md").read_text("utf-8")
-OPTIONS = [*ReplayConfig.model_fields, *RunOptions.model_fields]
+OPTIONS = [name.removeprefix("replay_") for name in REPLAY_OPTIONS]
 
 
 def first_cells(page: str = ADAPTERS) -> set[str]:

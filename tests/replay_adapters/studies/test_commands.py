@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from replay_adapters import console
 from replay_adapters.cli import app
 from replay_adapters.runs.samples import read_samples
 from replay_core import UsageError
@@ -22,7 +23,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _as_found(monkeypatch):
     """Leave the process's logs alone."""
-    monkeypatch.setattr(commands, "quiet_logs", lambda: None)
+    monkeypatch.setattr(console, "quiet_logs", lambda: None)
 
 
 def ask(*arguments: str, output: Path) -> str:
