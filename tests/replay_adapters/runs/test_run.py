@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from replay_adapters.runs.run import Item, RunLog, number, score
+from replay_adapters.lmms_eval.metrics import number
+from replay_adapters.runs.run import Item, RunLog, score
 from replay_core import UsageError
 
 

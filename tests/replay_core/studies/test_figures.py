@@ -3,9 +3,8 @@
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from replay_core.studies.plots import draw_compare
 
-from replay_core.studies.figures import GREEN, RED, RunPanel, forest, run_picture
+from replay_core.studies.figures import GREEN, RED, RunPanel, draw_compare, forest, run_picture
 from replay_core.studies.stats.paired import PairedComparison
 
 
