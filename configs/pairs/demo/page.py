@@ -48,9 +48,9 @@ def _head(sizes: Sequence[str]) -> str:
         "table answered byte-identical prompts, greedily unless said otherwise, scored by the "
         "task's own scorer; fixed/broken are items that turn right/wrong against the policy alone; "
         "p is the exact two-sided McNemar test, Holm's p is adjusted over the table; intervals are "
-        "95% item bootstraps; MDE is the true difference that 80% of such tests would find. Seconds "
-        "are of the clock, whatever else the machine did meanwhile, and so is the number of votes "
-        "that they buy."
+        "95% item bootstraps; MDE is the true difference that 80% of such tests would find. "
+        "Seconds are of the clock, whatever else the machine did meanwhile, and so is the number "
+        "of votes that they buy."
     )
 
 
