@@ -65,14 +65,15 @@ def test_the_wheel_leaves_out_what_makes_and_measures_the_pairs(wheel):
     assert wanted - here == set()
 
 
-def test_the_source_archive_leaves_them_out_too(tmp_path):
+def test_the_source_archive_has_them_for_its_tests(tmp_path):
     command = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory"]
     subprocess.run([*command, tmp_path], cwd=CHECKOUT, check=True, capture_output=True)
     (built,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(built) as archive:
         names = archive.getnames()
     assert any(name.endswith("configs/pairs/demo/policy/model.safetensors") for name in names)
-    assert tooling(names) == []
+    assert tooling(names)
+    assert any(name.endswith("tests/configs/test_page.py") for name in names)
 
 
 def test_the_installed_wheel_runs_the_demonstration(wheel, tmp_path):
