@@ -94,8 +94,8 @@ def text_table(columns: Mapping[str, str], rows: Sequence[Row]) -> str:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write content as JSON with sorted keys; numbers that are not finite become null."""
-    text = json.dumps(_finite(content), indent=1, sort_keys=True, default=_plain)
+    """Write content as JSON; numbers that are not finite become null."""
+    text = json.dumps(_finite(content), indent=1, default=_plain)
     path.write_text(text + "\n", encoding="utf-8")
 
 

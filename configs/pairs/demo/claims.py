@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping
 
-from findings import Found, Studies
+from findings import Studies
 from tables import Column, ends, points, table
+
+from replay_core.studies.trial import ArmResult
 
 Claim = Callable[[Studies], str]
 
@@ -42,7 +44,7 @@ def _claims() -> tuple[tuple[str, Claim], ...]:
             "its control: a random mask as large as the low-entropy one",
             _arm("controls", "random mask"),
         ),
-        ("replay improves Pass@8", _pass("8")),
+        ("replay improves Pass@8", _pass(8)),
     )
 
 
@@ -58,18 +60,18 @@ def verdict(low: float, high: float, *, null: float = 0.0, above: bool = True) -
     return "not shown"
 
 
-def told(row: Found) -> str:
+def told(row: ArmResult) -> str:
     """Return an arm's difference in points with everything that a reader needs beside it."""
     return _told(row, row.difference, (row.low, row.high), f"{row.fixed}/{row.broken}")
 
 
 def _policy(found: Studies) -> str:
     """Return what the policy gained on its base: the row of the base, read backwards."""
-    row = found.controls.findings["base"]
+    row = found.controls.result.arms["base"]
     return _told(row, -row.difference, (-row.high, -row.low), f"{row.broken}/{row.fixed}")
 
 
-def _told(row: Found, difference: float, interval: tuple[float, float], items: str) -> str:
+def _told(row: ArmResult, difference: float, interval: tuple[float, float], items: str) -> str:
     clear = row.p < 0.05
     word = ("**gain**" if difference > 0 else "**loss**") if clear else "no difference shown"
     parts = [
@@ -84,7 +86,7 @@ def _told(row: Found, difference: float, interval: tuple[float, float], items: s
 
 def _drift(kind: str) -> Claim:
     def claim(found: Studies) -> str:
-        entry = getattr(found.drift.findings, kind)["policy"]
+        entry = getattr(found.drift.result, kind)["policy"]
         ratio, (low, high) = entry.low_over_high, entry.low_over_high_interval
         if ratio is None or low is None:
             return "undefined: no drift at high entropy"
@@ -95,7 +97,7 @@ def _drift(kind: str) -> Claim:
 
 def _null(null: str) -> Claim:
     def claim(found: Studies) -> str:
-        entry = found.drift.findings.visual.get(null)
+        entry = found.drift.result.visual.get(null)
         if entry is None:
             return "no such twin was given"
         value, (low, high) = entry.log_ratio_of_policy_to_this, entry.log_ratio_interval
@@ -108,7 +110,7 @@ def _null(null: str) -> Claim:
 
 def _rho(outcome: str, *, positive: bool) -> Claim:
     def claim(found: Studies) -> str:
-        entry = getattr(found.perturbation.findings, outcome)["low given high"]
+        entry = getattr(found.perturbation.result, outcome)["low given high"]
         rho, (low, high) = entry.rho, entry.interval
         if rho is None:
             return "undefined"
@@ -119,12 +121,12 @@ def _rho(outcome: str, *, positive: bool) -> Claim:
 
 
 def _arm(study: str, arm: str) -> Claim:
-    return lambda found: told(getattr(found, study).findings[arm])
+    return lambda found: told(getattr(found, study).result.arms[arm])
 
 
-def _pass(k: str) -> Claim:
+def _pass(k: int) -> Claim:
     def claim(found: Studies) -> str:
-        row = found.passk.findings["policy + replay"].get(k)
+        row = found.passk.result.arms["policy + replay"].get(k)
         if row is None:
             return "too few samples"
         low, high = row.difference_low, row.difference_high

@@ -1,79 +1,42 @@
-"""What a pair's studies wrote, read in: a function per study, and nothing else reads them."""
+"""What a pair's studies wrote, read back: how each was made, and its result."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+from replay_core.studies.drift import DriftResult
+from replay_core.studies.grid import GridResult
+from replay_core.studies.passk import PassKResult
+from replay_core.studies.perturbation import PerturbationResult
+from replay_core.studies.report import read_result
+from replay_core.studies.result import Result
+from replay_core.studies.trial import TrialResult
+
+R = TypeVar("R", bound=Result)
 
 
-class Found(dict[str, Any]):
-    """An object of a study's JSON; its keys are attributes as well, ``row.p`` for ``row["p"]``."""
+@dataclass(frozen=True)
+class Study(Generic[R]):
+    """One study of one pair."""
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-
-def read_chosen(folder: Path) -> Found:
-    """Return the arms that answered the test split with the settings that were chosen."""
-    return _read(folder, "chosen")
-
-
-def read_drift(folder: Path) -> Found:
-    """Return drift by kind of positions and model."""
-    return _read(folder, "drift")
-
-
-def read_perturbation(folder: Path) -> Found:
-    """Return the correlations of drift and perplexity under pixel noise."""
-    return _read(folder, "perturbation")
-
-
-def read_intervention(folder: Path) -> Found:
-    """Return the arms that injected activations of the base."""
-    return _read(folder, "intervention")
-
-
-def read_grid(folder: Path) -> Found:
-    """Return the cells of γ and α on the development split."""
-    return _read(folder, "grid")
-
-
-def read_controls(folder: Path) -> Found:
-    """Return the control arms."""
-    return _read(folder, "controls")
-
-
-def read_passk(folder: Path) -> Found:
-    """Return Pass@K by arm."""
-    return _read(folder, "passk")
-
-
-READERS: dict[str, Callable[[Path], Found]] = {
-    "chosen": read_chosen,
-    "drift": read_drift,
-    "perturbation": read_perturbation,
-    "intervention": read_intervention,
-    "grid": read_grid,
-    "controls": read_controls,
-    "passk": read_passk,
-}
+    settings: dict[str, Any]
+    """What its file says of how it was made: n, batch_size, arms …"""
+    result: R
 
 
 @dataclass(frozen=True)
 class Studies:
     """All that one pair's studies wrote."""
 
-    chosen: Found
-    drift: Found
-    perturbation: Found
-    intervention: Found
-    grid: Found
-    controls: Found
-    passk: Found
+    chosen: Study[TrialResult]
+    """The settings that were chosen, on the test split."""
+    drift: Study[DriftResult]
+    perturbation: Study[PerturbationResult]
+    intervention: Study[TrialResult]
+    grid: Study[GridResult]
+    controls: Study[TrialResult]
+    passk: Study[PassKResult]
 
 
 def read_studies(folder: Path) -> Studies:
@@ -81,10 +44,19 @@ def read_studies(folder: Path) -> Studies:
 
     Raises:
         OSError: a study's file is missing.
+        pydantic.ValidationError: a file holds something else.
     """
-    return Studies(**{name: read(folder) for name, read in READERS.items()})
+    return Studies(
+        chosen=_read(folder, "chosen", TrialResult),
+        drift=_read(folder, "drift", DriftResult),
+        perturbation=_read(folder, "perturbation", PerturbationResult),
+        intervention=_read(folder, "intervention", TrialResult),
+        grid=_read(folder, "grid", GridResult),
+        controls=_read(folder, "controls", TrialResult),
+        passk=_read(folder, "passk", PassKResult),
+    )
 
 
-def _read(folder: Path, study: str) -> Found:
-    text = (folder / f"{study}.json").read_text(encoding="utf-8")
-    return json.loads(text, object_hook=Found)
+def _read(folder: Path, study: str, kind: type[R]) -> Study[R]:
+    content = json.loads((folder / f"{study}.json").read_text(encoding="utf-8"))
+    return Study(content["settings"], read_result(folder, study, kind))

@@ -7,6 +7,7 @@ from claims import claims_table
 from findings import Studies, read_studies
 from tables import arms_table, drift_table, fixed_table, pass_table, rho_table, search_section
 
+from replay_core import ReplayConfig
 from replay_core.record import library_versions
 
 LABELS = {
@@ -59,25 +60,25 @@ def _pair(pair: str, found: Studies, folder: Path) -> list[str]:
         return f"![{text}](results/{pair}.{name}.png)"
 
     def command(study: str, task: str = "replay_demo") -> str:
-        n = getattr(found, study).settings.n
-        batch = found.controls.settings.batch_size
+        n = getattr(found, study).settings["n"]
+        batch = found.controls.settings["batch_size"]
         return (
             f"`activation-replay {study} --pair {pair} --task {task} --n {n} --batch-size {batch}`"
         )
 
     chosen, grid = found.chosen, found.grid
     overlays = sorted(path.stem for path in folder.glob("overlay_*.png"))
-    drift, noise = found.drift.findings, found.perturbation.findings
-    preset = chosen.settings.arms["the pair's preset"].config
+    drift, noise = found.drift.result, found.perturbation.result
+    preset = _preset(found)
     return [
         f"## {LABELS.get(pair, pair)}",
         f"Preset of the pair file: γ {preset.threshold:g}, α {preset.step_size:g}, "
         f"{preset.steps} steps, layers {preset.layers}, select `{preset.select}`, "
         f"{preset.boundary} reading, chosen on the development split only "
         f"([how](README.md)). Best cell of the development grid below (n = "
-        f"{grid.settings.n}), which has "
+        f"{grid.settings['n']}), which has "
         "a row of its own where it is not the preset.",
-        "### Replay and injection on the test split\n\n" + arms_table(chosen),
+        "### Replay and injection on the test split\n\n" + arms_table(chosen.result),
         f"### Drift\n\n{command('drift')}, n = {drift.n} prompts.\n\n"
         + drift_table(drift)
         + "\n\n"
@@ -89,23 +90,23 @@ def _pair(pair: str, found: Studies, folder: Path) -> list[str]:
         + "\n\n"
         + figure("perturbation", "drift and perplexity under pixel noise"),
         f"### Intervention (Table 1's form)\n\n{command('intervention')}\n\n"
-        + arms_table(found.intervention)
+        + arms_table(found.intervention.result)
         + "\n\n"
         + figure("intervention", "injection arms against none"),
         "### Grid (Table 5's form, on the development split)\n\n"
         + command("grid", "replay_demo_dev")
-        + f"; fixed thresholds: {grid.findings.fixed_thresholds_from}.\n\n"
+        + f"; fixed thresholds: {grid.result.fixed_thresholds_from}.\n\n"
         + figure("grid", "points gained by γ and α, and loss curves")
         + "\n\n"
-        + fixed_table(grid),
+        + fixed_table(grid.result),
         f"### Controls\n\n{command('controls')}\n\n"
-        + arms_table(found.controls)
+        + arms_table(found.controls.result)
         + "\n\n"
         + figure("controls", "control arms against none"),
         f"### Pass@K (Figure 6's form)\n\n{command('passk')}, "
-        f"{found.passk.settings.samples} samples at temperature "
-        f"{found.passk.settings.temperature:g}.\n\n"
-        + pass_table(found.passk)
+        f"{found.passk.settings['samples']} samples at temperature "
+        f"{found.passk.settings['temperature']:g}.\n\n"
+        + pass_table(found.passk.result)
         + "\n\n"
         + figure("passk", "Pass@K by arm"),
         "### Items\n\n`activation-replay overlay --pair "
@@ -115,8 +116,13 @@ def _pair(pair: str, found: Studies, folder: Path) -> list[str]:
     ]
 
 
+def _preset(found: Studies) -> ReplayConfig:
+    """Return the replay settings of the pair's file."""
+    return ReplayConfig(**found.chosen.settings["arms"]["the pair's preset"]["config"])
+
+
 def _setting(found: Studies) -> str:
-    steps = found.chosen.settings.arms["the pair's preset"].config.steps
+    steps = _preset(found).steps
     return (
         "## What differs from the paper's setting\n\n"
         "- Models of about 1.5 M parameters and a vocabulary of words, not 7 B; 16 visual tokens, "

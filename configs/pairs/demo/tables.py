@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from findings import Found
-
+from replay_core.studies.drift import DriftResult, Shape
+from replay_core.studies.grid import Cell, GridResult
+from replay_core.studies.passk import TOLD, PassAt, PassKResult
+from replay_core.studies.perturbation import PerturbationResult
 from replay_core.studies.stats.resampling import holm
+from replay_core.studies.trial import TrialResult
 
 Column = tuple[str, Callable[[Any], str]]
 """A column's heading, and how one row fills it."""
@@ -47,7 +50,7 @@ def points(difference: float, low: float, high: float, unit: str = "") -> str:
     return f"{100 * difference:+.1f}{unit} {ends((100 * low, 100 * high), '+.1f')}"
 
 
-def arms_table(study: Found) -> str:
+def arms_table(study: TrialResult) -> str:
     """Return how many documents answered, and a line per arm of a study."""
     columns: list[Column] = [
         ("arm", lambda row: row.arm),
@@ -61,88 +64,81 @@ def arms_table(study: Found) -> str:
         ("masked", lambda row: share(row.masked)),
         ("seconds", lambda row: f"{row.seconds:.3f}"),
     ]
-    return f"n = {study.table[0].n}.\n\n{table(columns, study.table)}"
+    rows = list(study.arms.values())
+    return f"n = {rows[0].n}.\n\n{table(columns, rows)}"
 
 
-def drift_table(found: Found) -> str:
+def drift_table(found: DriftResult) -> str:
     """Return a line per kind of positions and model."""
 
-    def versus(row: Found) -> str:
-        value = getattr(row, "log_ratio_of_policy_to_this", None)
-        return "" if value is None else f"{value:+.2f} {ends(row.log_ratio_interval)}"
+    def versus(shape: Shape) -> str:
+        value = shape.log_ratio_of_policy_to_this
+        return "" if value is None else f"{value:+.2f} {ends(shape.log_ratio_interval)}"
 
     columns: list[Column] = [
-        ("positions", lambda row: row.positions),
-        ("model", lambda row: row.model),
-        ("mean KL (nats)", lambda row: number(row.mean_kl)),
-        ("top-1 agreement", lambda row: number(row.agreement, ".3f")),
+        ("positions", lambda row: row[0]),
+        ("model", lambda row: row[1]),
+        ("mean KL (nats)", lambda row: number(row[2].mean_kl)),
+        ("top-1 agreement", lambda row: number(row[2].agreement, ".3f")),
         (
             "KL low / KL high entropy",
-            lambda row: f"{number(row.low_over_high)} {ends(row.low_over_high_interval)}",
+            lambda row: f"{number(row[2].low_over_high)} {ends(row[2].low_over_high_interval)}",
         ),
-        ("log ratio of policy to this", versus),
+        ("log ratio of policy to this", lambda row: versus(row[2])),
     ]
-    rows = [
-        Found(positions=kind, model=arm, **entry)
-        for kind in ("visual", "text")
-        for arm, entry in getattr(found, kind).items()
-    ]
+    kinds = {"visual": found.visual, "text": found.text}
+    rows = [(kind, model, its) for kind, models in kinds.items() for model, its in models.items()]
     return table(columns, rows)
 
 
-def rho_table(found: Found) -> str:
+def rho_table(found: PerturbationResult) -> str:
     """Return a line per outcome of the answers and correlation."""
     columns: list[Column] = [
-        ("answers", lambda row: row.answers),
-        ("correlation", lambda row: row.correlation),
-        ("items", lambda row: str(row.n)),
-        ("mean ρ", lambda row: f"{number(row.rho, '+.2f')} {ends(row.interval)}"),
+        ("answers", lambda row: row[0]),
+        ("correlation", lambda row: row[1]),
+        ("items", lambda row: str(row[2].n)),
+        ("mean ρ", lambda row: f"{number(row[2].rho, '+.2f')} {ends(row[2].interval)}"),
     ]
-    rows = [
-        Found(answers=outcome, correlation=name, **entry)
-        for outcome in ("right", "wrong")
-        for name, entry in getattr(found, outcome).items()
-    ]
+    kinds = {"right": found.right, "wrong": found.wrong}
+    rows = [(kind, name, rho) for kind, named in kinds.items() for name, rho in named.items()]
     return table(columns, rows)
 
 
-def fixed_table(grid: Found) -> str:
+def fixed_table(grid: GridResult) -> str:
     """Return each fixed-threshold cell of a grid below the dynamic one of the same values."""
+
+    def told(cell: Cell) -> str:
+        kind = "fixed per layer" if cell.thresholds == "fixed" else "dynamic"
+        return f"γ={cell.gamma:g} α={cell.alpha:g}, {kind}"
+
     columns: list[Column] = [
-        ("thresholds", lambda row: row.thresholds),
+        ("thresholds", told),
         ("difference (points)", lambda row: f"{100 * row.difference:+.1f}"),
         ("fixed/broken", lambda row: f"{row.fixed}/{row.broken}"),
         ("p", lambda row: f"{row.p:.2g}"),
         ("masked", lambda row: share(row.masked)),
     ]
-    cells, prefix = grid.findings.cells, "fixed as "
-    rows = []
-    for arm in (row.arm for row in grid.table if row.arm.startswith(prefix)):
-        name = arm.removeprefix(prefix)
-        rows.append(Found(cells[name], thresholds=f"{name}, dynamic"))
-        rows.append(Found(cells[arm], thresholds=f"{name}, fixed per layer"))
+    fixed = [cell for cell in grid.cells.values() if cell.thresholds == "fixed"]
+    rows = [one for cell in fixed for one in (grid.at(cell.gamma, cell.alpha), cell)]
     return table(columns, rows) if rows else "No documents were left for fixed thresholds."
 
 
-def pass_table(study: Found) -> str:
+def pass_table(study: PassKResult) -> str:
     """Return Pass@K of every arm, and its difference from the policy's at the last K."""
-    ks = [k for k in (1, 2, 4, 8, 16) if any(row.k == k for row in study.table)]
-    last = str(ks[-1])
+    ks = [k for k in TOLD if any(k in curve for curve in study.arms.values())]
 
-    def gap(row: Found) -> str:
-        at = row.get(last)
-        if getattr(at, "difference", None) is None:
+    def gap(at: PassAt | None) -> str:
+        if at is None or at.difference is None:
             return ""
         return points(at.difference, at.difference_low, at.difference_high)
 
-    def passed(k: str) -> Column:
-        return f"Pass@{k}", lambda row: f"{row[k]['pass']:.3f}" if k in row else ""
+    def passed(k: int) -> Column:
+        return f"Pass@{k}", lambda row: f"{row[1][k].share:.3f}" if k in row[1] else ""
 
-    columns: list[Column] = [("arm", lambda row: row.arm)]
-    columns += [passed(str(k)) for k in ks]
-    columns.append((f"difference from policy @{last}", gap))
-    rows = [Found(curve, arm=arm) for arm, curve in study.findings.items()]
-    return f"n = {study.table[0].n} items.\n\n{table(columns, rows)}"
+    columns: list[Column] = [("arm", lambda row: row[0]), *map(passed, ks)]
+    columns.append((f"difference from policy @{ks[-1]}", lambda row: gap(row[1].get(ks[-1]))))
+    first = next(at for curve in study.arms.values() for at in curve.values())
+    return f"n = {first.n} items.\n\n{table(columns, study.arms.items())}"
 
 
 def search_section(path: Path) -> str:

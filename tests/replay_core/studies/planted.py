@@ -175,5 +175,5 @@ def write(folder: Path, found: dict[str, Found]) -> Path:
     """Write the studies' JSON files as the studies do."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in STUDIES:
-        (folder / f"{name}.json").write_text(json.dumps(found[name], sort_keys=True))
+        (folder / f"{name}.json").write_text(json.dumps(found[name]))
     return folder
