@@ -117,7 +117,8 @@ def test_what_is_not_defined_is_called_so(page_of):
     assert row["KL low / KL high entropy"] == "undefined"
     assert row["top-1 agreement"] == "undefined"
     assert row["log ratio of policy to this"] == ""
-    assert only_table(text, "Perturbation")[5]["mean ρ"] == "undefined"
+    (low,) = (r for r in only_table(text, "Perturbation") if r["items"] == "0")
+    assert (low["answers"], low["correlation"], low["mean ρ"]) == ("wrong", "low", "undefined")
 
 
 def test_every_cell_of_the_perturbation_table(page_of):
