@@ -172,6 +172,8 @@ def read_each_input_on_its_own() -> None:
     for name in reading.MODULES:
         read = partial(reading.row_by_row, module=name)
         _once(importlib.import_module(name), "process_vision_info", while_evaluating(read))
+    for name in reading.READING_FIRST_FRAMES:
+        _once(importlib.import_module(name), "decord", reading.no_first_frames)
 
 
 def separate_cached_answers() -> None:

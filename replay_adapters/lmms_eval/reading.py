@@ -6,6 +6,7 @@ unless one of our models is being evaluated.
 
 import copy
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from replay_adapters.lmms_eval.unreadable import note
 from replay_adapters.media import UnreadableInput, told
-from replay_adapters.session.session import Session
+from replay_adapters.session.session import Session, while_evaluating
 
 _CHAT = "lmms_eval.models.chat."
 _SIMPLE = "lmms_eval.models.simple."
@@ -21,6 +22,7 @@ MODULES = (
     *(f"{_CHAT}qwen2_5_vl", f"{_CHAT}qwen3_vl"),
     *(f"{_SIMPLE}qwen2_vl", f"{_SIMPLE}qwen2_5_vl", f"{_SIMPLE}qwen3_vl"),
 )
+READING_FIRST_FRAMES = (f"{_SIMPLE}qwen2_vl", f"{_SIMPLE}qwen2_5_vl")
 
 
 class Rated:
@@ -122,6 +124,32 @@ def no_last_resort(session: Session, original: Any, ele: dict[str, Any]) -> Any:
     if isinstance(failed, decord.DECORDError | RuntimeError | ValueError):
         raise UnreadableInput(told(failed)) from failed
     raise failed
+
+
+def no_first_frames(decord: Any) -> Any:
+    """Stand in for a class's ``decord``; decode no frame to learn a size that is not used.
+
+    The simple Qwen2-VL and Qwen2.5-VL classes read a clip's first frame. Of a clip with a hole
+    decord fails there now and then, which would end the run; the clip is read row by row later.
+    """
+
+    def opened(session: Session, original: Any, path: str) -> Any:
+        return _Opened(original(path))
+
+    return SimpleNamespace(VideoReader=while_evaluating(opened)(decord.VideoReader))
+
+
+class _Opened:
+    """A clip of which nothing but its length is known."""
+
+    def __init__(self, clip: Any) -> None:
+        self._clip = clip
+
+    def __len__(self) -> int:
+        return len(self._clip)
+
+    def __getitem__(self, frame: int) -> Any:
+        return SimpleNamespace(asnumpy=lambda: np.zeros((1, 1, 3), dtype=np.uint8))
 
 
 def _own_counts(row: Any, most: int) -> Any:

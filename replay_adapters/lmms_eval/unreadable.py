@@ -88,7 +88,7 @@ def check_for_class(model: Any, visual: Any) -> None:
             )
     else:
         try:
-            decord.VideoReader(visual)[0]
+            decord.VideoReader(visual)
         except (decord.DECORDError, RuntimeError) as error:
             raise UnreadableInput(f"{visual}: {told(error)}") from error
 
