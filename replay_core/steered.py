@@ -245,7 +245,9 @@ class Steered:
 
         ``generation`` is passed on: greedy, sampled, beams, ``num_return_sequences`` …
         """
-        arguments = self._arguments(left_padded(inputs), result)
+        # One model left alone answers what it is given, padded as it is.
+        prompts = left_padded(inputs) if self.config.steers else inputs
+        arguments = self._arguments(prompts, result)
         with self._steering(result.injection):
             return self.answering.generate(**arguments, **generation)
 
