@@ -41,7 +41,7 @@ def test_only_the_grid_is_measured_on_the_development_split(written):
     work, _ = written
     tasks = {
         name: json.loads((work / "demo" / f"{name}.json").read_text())["settings"]["task"]
-        for name in scripts.findings.READERS
+        for name in scripts.findings.Studies.__dataclass_fields__
     }
     assert tasks.pop("grid") == "replay_demo_dev"
     assert set(tasks.values()) == {"replay_demo"}
