@@ -1,6 +1,5 @@
 """Prompts and scores of an lmms-eval task, through the harness's own dataloader and model class."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,6 @@ from replay_adapters.lmms_eval.batches import Row
 from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.lmms_eval.questions import Questions, quiet_bars
 from replay_adapters.session.session import Session, opened
-from replay_adapters.settings.options import Settings
 from replay_core import Pair, ReplayConfig, UsageError
 from replay_core.model.vision import Inputs
 from replay_core.seeds import stable_seed
@@ -44,11 +42,19 @@ class LmmsEvalBench:
             raise UsageError(f"--model {model} is not allowed (allowed: {', '.join(MODEL_NAMES)})")
         self.name, self.batch_size = task, batch_size
         with opened() as self.session:
-            self.settings = _settings(self.session, arguments)
+            given = parse_model_args(arguments)
+            method = given.get("replay_method")
+            if method not in (None, "replay"):
+                raise UsageError(
+                    f"replay_method={method} is not allowed here: a study sets the method of its "
+                    "arms itself"
+                )
+            self.settings = self.session.resolved.settings(given)
             checkpoint = self.session.resolved.checkpoint(self.settings)
             self.settings.check_tasks([task])
-            depth = checkpoint.get_text_config().num_hidden_layers
-            self.lm = _build(model, arguments, depth, batch_size, device)
+            every = {"replay_layers": checkpoint.get_text_config().num_hidden_layers}
+            flags = {"batch_size": batch_size, "device": device}
+            self.lm = _class_of(model)(**{**given, **_WHOLE, **every, **flags})
             simple = self.lm.is_simple
             self.questions = Questions(task, model, simple=simple, include_path=include_path)
         self.lm.task_dict[task] = self.questions.task.dataset
@@ -152,26 +158,12 @@ class _Study:
         """Let go of nothing."""
 
 
-def _settings(session: Session, arguments: str) -> Settings:
-    given = parse_model_args(arguments)
-    if given.get("replay_method") not in (None, "replay"):
-        raise UsageError(
-            f"replay_method={given['replay_method']} is not allowed here: a study sets the method "
-            "of its arms itself"
-        )
-    return session.resolved.settings(given)
-
-
-def _build(model: str, arguments: str, depth: int, batch_size: int, device: str | None) -> Any:
+def _class_of(model: str) -> Any:
     from lmms_eval import models
 
-    kept = re.sub(rf"({'|'.join(_WHOLE)})=(\[[^\]]*\]|[^,]*),?", "", arguments).strip(",")
-    whole = [kept, f"replay_layers={depth}", "replay_boundary=aligned", "replay_thresholds=dynamic"]
-    kind: Any = models.get_model(model)
-    return kind.create_from_arg_string(
-        ",".join(part for part in whole if part), {"batch_size": batch_size, "device": device}
-    )
+    return models.get_model(model)
 
 
-# What decides how many of the base's layers are loaded; each arm has its own value in the end.
-_WHOLE = ("replay_layers", "replay_boundary", "replay_thresholds", "replay_method")
+# What decides how many of the base's layers are loaded: each arm has its own value in the end, and
+# the method is the arms' own.
+_WHOLE = {"replay_boundary": "aligned", "replay_thresholds": "dynamic", "replay_method": "replay"}

@@ -12,7 +12,7 @@ from lmms_eval.models.simple.qwen2_vl import Qwen2_VL as Qwen2VLSimple
 from lmms_eval.models.simple.qwen3_vl import Qwen3_VL as Qwen3VLSimple
 from loguru import logger
 
-from replay_adapters.lmms_eval.arguments import check_architecture, parse_model_args
+from replay_adapters.lmms_eval.arguments import check_architecture
 from replay_adapters.lmms_eval.mixin import ReplayMixin
 from replay_adapters.lmms_eval.reading import Rated
 from replay_adapters.session.session import joined
@@ -83,20 +83,16 @@ class _ByArchitecture:
 
     kinds: dict[str, Any]
 
-    @classmethod
-    def create_from_arg_string(
-        cls, arg_string: str, additional_config: dict[str, Any] | None = None
-    ) -> Any:
-        """Return a model for lmms-eval's ``--model_args`` and command-line settings."""
-        given = {**parse_model_args(arg_string), **(additional_config or {})}
+    def __new__(cls, **arguments: Any) -> Any:
+        """Return a model of the class that takes the checkpoint."""
         with joined() as session:
-            settings = session.resolved.settings(given)
+            settings = session.resolved.settings(arguments)
             model_type = session.resolved.checkpoint(settings).model_type
             check_architecture(settings, model_type, cls.kinds)
             kind = cls.kinds[model_type]
             form = "simple" if kind.is_simple else "chat"
             logger.info(f"replay: {model_type} checkpoint, answered by lmms-eval's {form} class")
-            return kind.create_from_arg_string(arg_string, additional_config)
+            return kind(**arguments)
 
 
 class Qwen2VLReplay(_ByArchitecture, Qwen25VLChat):

@@ -45,11 +45,6 @@ class ArmResult(Result):
     tokens: Number = Field(None, description="mean number of new tokens")
     truncated: Number = Field(None, description="share of answers that were cut")
 
-    @property
-    def clear(self) -> bool:
-        """Whether p alone is below 5%."""
-        return self.p < 0.05
-
 
 class TrialResult(Result):
     """Every arm against the baseline."""
