@@ -73,6 +73,10 @@ class ReplayRecord(BaseModel):
     """``stop`` or ``length``; ``length`` means that the answer was cut."""
     new_tokens: int | None = None
     truncated: bool | None = None
+    response: str | None = None
+    """What the model wrote, where a final answer was taken out of it for the scorer."""
+    answer: str | None = None
+    """That final answer, as the scorer was given it; empty where there was none."""
     seed: int | None = None
     error: str | None = None
     """What went wrong, where ``outcome`` says that something did."""

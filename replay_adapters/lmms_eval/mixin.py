@@ -18,6 +18,7 @@ from replay_adapters.lmms_eval.arguments import (
     tell_unread,
 )
 from replay_adapters.lmms_eval.batches import Rows, WatchedTasks, in_groups
+from replay_adapters.lmms_eval.finals import Finals
 from replay_adapters.lmms_eval.journal import BatchJournal
 from replay_adapters.lmms_eval.unreadable import guarded
 from replay_adapters.session import standin
@@ -82,6 +83,12 @@ class ReplayMixin(Replaying):
         return getattr(self, "_replaying", None) or super().model  # type: ignore[misc]
 
     def generate_until(self, requests: list[Any]) -> list[Any]:
+        """Return the final answers, which the pair's protocol tells from the rest of the texts."""
+        with joined(self) as session:
+            finals = Finals(session.records, requests, self.settings.protocol.answer)
+            return finals.of(self.texts(requests))
+
+    def texts(self, requests: list[Any]) -> list[Any]:
         """Answer in the harness's own batches and order, and keep every answer's record."""
         self.settings.check_tasks({request.task_name for request in requests})
         answers: list[Any] = [None] * len(requests)
@@ -97,15 +104,10 @@ class ReplayMixin(Replaying):
 
     def _asked(self, session: Session, request: Any) -> Any:
         """Return a request as the pair's protocol wants it, whose inputs are checked."""
-        chat = not self.is_simple
-        edited = edited_request(
-            request,
-            self.settings.protocol,
-            chat=chat,
-            command_line=session.command_line,
-            writes_system_prompt=self.writes_system_prompt,
-        )
-        return guarded(session, edited, chat=chat)
+        how = {"chat": not self.is_simple, "writes_system_prompt": self.writes_system_prompt}
+        typed = session.command_line
+        edited = edited_request(request, self.settings.protocol, command_line=typed, **how)
+        return guarded(session, edited, chat=not self.is_simple)
 
     def generate_until_multi_round(self, requests: list[Any]) -> list[Any]:
         """Answer a task's rounds, each with a record, in the prompt that the task gives it."""

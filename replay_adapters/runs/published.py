@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from replay_adapters.runs.run import RunLog
+from replay_adapters.settings.benchmarks import Benchmark, benchmarks
 from replay_adapters.settings.pairs import pair_names, read_pair
 from replay_adapters.settings.resources import resource
 
@@ -52,15 +53,15 @@ def published(run: RunLog) -> Published | None:
     None where the paper has nothing on the pair or the task.
     """
     table = _table()
-    name = next((n for n, b in table["benchmarks"].items() if run.task in b["tasks"]), None)
+    name = next((n for n, known in benchmarks().items() if run.task in known.tasks), None)
     pair = _pair(run, table["results"])
     if name is None or pair is None or name not in table["results"][pair]:
         return None
-    benchmark = table["benchmarks"][name]
-    metrics = benchmark["tasks"][run.task]
+    benchmark = benchmarks()[name]
+    metrics = benchmark.tasks[run.task].metrics
     if run.metric not in metrics:
         which = f"--metric {' or '.join(metrics)}" if metrics else "no metric of this task alone"
-        return _none(benchmark, f"the paper's is of {benchmark['items']}: {which}")
+        return _none(benchmark, f"the paper's is of {benchmark.items}: {which}")
     other = _other_models(run, pair)
     if other is not None:
         return _none(benchmark, other)
@@ -73,12 +74,12 @@ def published(run: RunLog) -> Published | None:
         return _none(benchmark, f"the paper has none with {_shown(arm)} (but {'; '.join(arms)})")
     same = (cell for cell in alike if not _differing(_of(cell.settings, _CELL), run))
     cell = next(same, alike[0])
-    notes = [_made_with(cell, run), *_otherwise(run, pair, table), benchmark.get("caution")]
-    return Published(benchmark["items"], cell.score, tuple(filter(None, notes)))
+    notes = [_made_with(cell, run), *_otherwise(run, pair, table), benchmark.caution]
+    return Published(benchmark.items, cell.score, tuple(filter(None, notes)))
 
 
-def _none(benchmark: Settings, why: str) -> Published:
-    return Published(benchmark["items"], None, (why,))
+def _none(benchmark: Benchmark, why: str) -> Published:
+    return Published(benchmark.items, None, (why,))
 
 
 @cache

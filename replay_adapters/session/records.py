@@ -27,6 +27,23 @@ class RecordBook:
         """Keep one record."""
         self._records[task, document].append(record)
 
+    def took(self, task: str, document: Any, at: int, response: str, answer: str) -> None:
+        """Note which final answer was taken out of which text, in a document's record ``at``."""
+        records = self._records.get((task, document), [])
+        # An answer from a cache has no record, and one to an unreadable input is none of the model.
+        if at < len(records) and records[at].outcome is not Outcome.UNREADABLE_INPUT:
+            found = {"response": response, "answer": answer}
+            records[at] = records[at].model_copy(update=found)
+
+    def count(self, task: str, document: Any) -> int:
+        """Return how many records a document has."""
+        return len(self._records.get((task, document), ()))
+
+    def cut(self, task: str, document: Any, at: int) -> bool:
+        """Return whether an answer was cut at the limit of tokens, as its record ``at`` says."""
+        records = self._records.get((task, document), [])
+        return at < len(records) and bool(records[at].truncated)
+
     def of(self, task: str, document: Any) -> list[dict[str, Any]]:
         """Return a document's records as plain data; empty for an answer from a cache."""
         return [
@@ -46,7 +63,8 @@ def totals(records: Iterable[Mapping[str, Any] | ReplayRecord]) -> dict[str, Any
     """Return what a run's records add up to: counts of outcomes, mean losses, seconds, cut answers.
 
     ``remedies`` says what to do about an outcome. Losses are means over the ``applied`` samples, in
-    nats; ``rose`` counts the samples whose loss rose on its way; seconds are per sample.
+    nats; ``rose`` counts the samples whose loss rose on its way, ``no_answer`` the texts without a
+    final answer; seconds are per sample.
     """
     rows = [
         row.model_dump(mode="json") if isinstance(row, ReplayRecord) else row for row in records
@@ -70,6 +88,7 @@ def totals(records: Iterable[Mapping[str, Any] | ReplayRecord]) -> dict[str, Any
         },
         "new_tokens": _mean(row["new_tokens"] for row in rows),
         "truncated": _mean(float(cut) for cut in finished),
+        "no_answer": sum(row.get("answer") == "" for row in rows),
     }
 
 
@@ -98,6 +117,11 @@ def report(summary: Mapping[str, Any]) -> None:
         logger.info(
             f"replay: masked KL {summary['loss_before']:.4g} → {summary['loss_after']:.4g} nats, "
             "mean of the samples it was applied to"
+        )
+    if summary["no_answer"]:
+        logger.warning(
+            f"replay: no_answer in {summary['no_answer']} of {summary['n']}: the text holds no "
+            "final answer in the pair's format, so that the scorer was given an empty one"
         )
     if summary["rose"]:
         logger.warning(

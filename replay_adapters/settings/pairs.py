@@ -7,6 +7,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from replay_adapters.settings.answers import AnswerFormat
 from replay_adapters.settings.resources import resource
 from replay_core import UsageError
 from replay_core.errors import did_you_mean, sentence
@@ -31,6 +32,8 @@ class Protocol(BaseModel):
     min_pixels: int | None = Field(None, gt=0)
     max_pixels: int | None = Field(None, gt=0)
     max_num_frames: int | None = Field(None, gt=0)
+    answer: AnswerFormat = AnswerFormat()
+    """How the final answer is marked, which is taken out of the text for the scorer."""
     generation: dict[str, Any] = {}
     """Generation settings, under the harness's names (``max_new_tokens``, ``temperature`` …)."""
 

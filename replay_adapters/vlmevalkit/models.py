@@ -11,6 +11,8 @@ from vlmeval.vlm import Qwen2VLChat, Qwen3VLChat
 
 from replay_adapters.media import UnreadableInput
 from replay_adapters.session.standin import WithGenerate, constructor_takes, load_models_for
+from replay_adapters.settings.answers import AnswerFormat, final_answer
+from replay_adapters.settings.benchmarks import form_taken
 from replay_adapters.settings.options import check_checkpoints
 from replay_adapters.settings.processors import processor_of
 from replay_adapters.settings.protocol import edit_last_text
@@ -116,8 +118,18 @@ class ReplayMixin:
                 answers.append(super().generate_inner(asked, dataset=dataset))  # type: ignore[misc]
         finally:
             self.recent.forget()  # nothing outlives a sample
+        if marks := self.settings.protocol.answer:
+            answers = [self._final(marks, dataset, *one) for one in enumerate(answers)]
         keep(answers, [record.model_dump(mode="json") for record in self._records])
         return shown(answers[0])
+
+    def _final(self, marks: AnswerFormat, dataset: str | None, repeat: int, text: str) -> str:
+        """Return the final answer in a text, and note both in the repeat's record."""
+        record = self._records[repeat]
+        answer = final_answer(text, marks, form_taken(dataset), cut=bool(record.truncated))
+        found = {"response": text, "answer": answer}
+        self._records[repeat] = record.model_copy(update=found)
+        return answer
 
     def _generate(self, **arguments: Any) -> Any:
         """Stand in for ``model.generate`` on the current sample and repeat."""

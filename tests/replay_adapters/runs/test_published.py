@@ -9,6 +9,7 @@ import yaml
 
 from replay_adapters.runs.published import published
 from replay_adapters.runs.run import Item, RunLog
+from replay_adapters.settings.benchmarks import benchmarks
 from replay_adapters.settings.pairs import read_pair
 from replay_adapters.settings.resources import resource
 from replay_core import ReplayConfig
@@ -347,14 +348,14 @@ def test_other_pixels_lengths_and_items_are_told():
 
 
 def test_every_task_that_is_named_is_one_of_a_harness():
-    table = yaml.safe_load((resource("configs") / "published.yaml").read_text(encoding="utf-8"))
-    named = {task for each in table["benchmarks"].values() for task in each["tasks"]}
+    every = {name: task for each in benchmarks().values() for name, task in each.tasks.items()}
+    named = set(every)
     (package,) = find_spec("lmms_eval").submodule_search_locations
     tasks = Path(package) / "tasks"
     files = [*tasks.glob("*/*.yaml"), *tasks.glob("*/reasoning/*.yaml")]
     found = re.compile(r"^task: *[\"']?([\w-]+)", re.MULTILINE)
     known = {name for file in files for name in found.findall(file.read_text(encoding="utf-8"))}
-    sets = {task for task in named if task[0].isupper()}
+    sets = {name for name, task in every.items() if task.harness == "vlmevalkit"}
     assert named - known == sets
     source = "".join(
         file.read_text(encoding="utf-8")

@@ -48,6 +48,7 @@ def test_totals_count_outcomes_and_average_only_what_was_applied():
     assert total["seconds_per_sample"]["loop"] == pytest.approx(2 / 3)
     assert total["masked_fraction"] == pytest.approx(0.3)
     assert total["rose"] == 1
+    assert total["no_answer"] == 0
     assert (total["new_tokens"], total["truncated"]) == (5, 0.5)
     assert totals([row.model_dump(mode="json") for row in rows]) == total
 
@@ -99,3 +100,27 @@ def test_records_are_kept_by_task_and_document_in_order():
     assert [row["seed"] for row in book.of("a", 1)] == [0, 2]
     assert book.of("a", 2) == []
     assert len(book.all()) == 3
+
+
+def test_texts_without_an_answer_are_counted_and_told():
+    rows = [
+        record(Outcome.APPLIED, response="<think> B", answer=""),
+        record(Outcome.APPLIED, response="\\boxed{B}", answer="B"),
+        record(Outcome.APPLIED),  # nothing was taken out
+    ]
+    assert totals(rows)["no_answer"] == 1
+    (line,) = told(rows)
+    assert "no_answer in 1 of 3" in line
+    assert told(rows[1:]) == []
+
+
+def test_an_answer_is_noted_beside_its_text_where_the_model_was_asked():
+    book = RecordBook()
+    book.add("task", 3, record(Outcome.APPLIED, truncated=True))
+    book.add("task", 3, record(Outcome.UNREADABLE_INPUT))
+    assert [book.cut("task", 3, at) for at in range(3)] == [True, False, False]
+    for at in range(3):
+        book.took("task", 3, at, "so B", "B")
+    first, second = book.of("task", 3)
+    assert (first["response"], first["answer"]) == ("so B", "B")
+    assert (second["response"], second["answer"]) == (None, None)

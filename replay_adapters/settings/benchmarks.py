@@ -1,0 +1,61 @@
+"""The paper's benchmarks: what each harness calls them, and what their scorers need."""
+
+from functools import cache
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from replay_adapters.settings.answers import Takes
+from replay_adapters.settings.resources import resource
+
+
+class BenchmarkTask(BaseModel):
+    """A task of a harness that asks a benchmark's items."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    harness: Literal["lmms-eval", "vlmevalkit"]
+    metrics: tuple[str, ...] = ()
+    """Whose mean over the task's items is the paper's number; none where no metric is of just the
+    paper's items."""
+    judge: str | None = None
+    """The model or endpoint that the scorer asks; None where it has rules."""
+    takes: Takes = "text"
+    """The form of a final answer that the scorer reads best."""
+    notes: str = ""
+    """The limits of the scorer itself."""
+
+
+class Benchmark(BaseModel):
+    """One column of the paper's tables."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    items: str
+    """What the paper's number is of."""
+    n: int | None = Field(None, gt=0)
+    """How many items that is."""
+    cluster: str | None = None
+    """A field of the documents whose equal values ask about the same source."""
+    caution: str | None = None
+    """What the paper leaves open."""
+    tasks: dict[str, BenchmarkTask]
+
+
+@cache
+def benchmarks() -> dict[str, Benchmark]:
+    """Return the benchmarks by name, from ``configs/benchmarks.yaml``."""
+    text = (resource("configs") / "benchmarks.yaml").read_text(encoding="utf-8")
+    return {name: Benchmark(**fields) for name, fields in yaml.safe_load(text).items()}
+
+
+def benchmark_of(task: str) -> Benchmark | None:
+    """Return the benchmark that a task of either harness asks; None for any other task."""
+    return next((known for known in benchmarks().values() if task in known.tasks), None)
+
+
+def form_taken(task: str | None) -> Takes:
+    """Return the form of a final answer that a task's scorer reads best; text where unknown."""
+    known = None if task is None else benchmark_of(task)
+    return "text" if known is None or task is None else known.tasks[task].takes
