@@ -1,7 +1,8 @@
 """The exceptions of this package, and the sentences that refusals are made of."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -32,22 +33,50 @@ def sentence(error: ValidationError, model: type[BaseModel], prefix: str = "") -
     """
     reasons: dict[str, str] = {}
     for detail in error.errors():
-        name = str(detail["loc"][0]) if detail["loc"] else ""
-        field = model.model_fields.get(name)
+        path = [str(part) for part in detail["loc"]]
+        owner, field = _found(model, path)
+        name = prefix + ".".join(path[: _depth(model, path)])
         if detail["type"] == "missing":
-            reason = f"{prefix}{name} is missing"
+            reason = f"{name} is missing"
         elif detail["type"] == "extra_forbidden":
-            reason = f"{prefix}{name} is not known (allowed: {', '.join(model.model_fields)})"
+            reason = f"{name} is not known (allowed: {', '.join(owner.model_fields)})"
         elif field is None or field.description is None:
-            given = f"{name}={shown(detail['input'])}: " if name else ""
-            reason = prefix + given + detail["msg"].removeprefix("Value error, ")
+            given = f"{name}={shown(detail['input'])}: " if path else prefix
+            reason = given + detail["msg"].removeprefix("Value error, ")
         else:
-            given = f"{prefix}{name}={shown(detail['input'])}"
+            given = f"{name}={shown(detail['input'])}"
             reason = f"{given} is not allowed (allowed: {field.description})"
         reasons.setdefault(name, reason)  # a union reports a line per member
     return "; ".join(reasons.values())
 
 
-def shown(value: object) -> str:
-    """Return a setting as it is typed."""
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+def _found(model: type[BaseModel], path: Sequence[str]) -> tuple[type[BaseModel], Any]:
+    """Return the model that holds the last field of a path that is one, and that field."""
+    owner, field = model, None
+    for name in path[: _depth(model, path)]:
+        owner = _model_of(field) or owner
+        field = owner.model_fields.get(name)
+    return owner, field
+
+
+def _depth(model: type[BaseModel], path: Sequence[str]) -> int:
+    """Return how many parts of a path are fields, of models within models."""
+    for depth, name in enumerate(path, start=1):
+        inner = _model_of(model.model_fields.get(name))
+        if inner is None:
+            return depth
+        model = inner
+    return len(path)
+
+
+def _model_of(field: Any) -> type[BaseModel] | None:
+    """Return the model that a field holds, or may hold beside None."""
+    kind = getattr(field, "annotation", None)
+    kinds = (kind, *get_args(kind))
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+
+
+def shown(value: object, most: int = 80) -> str:
+    """Return a setting as it is typed, its first ``most`` characters."""
+    text = str(list(value)) if isinstance(value, tuple) else str(value)
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"

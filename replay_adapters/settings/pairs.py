@@ -4,13 +4,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from replay_adapters.settings.answers import AnswerFormat
 from replay_adapters.settings.resources import resource
+from replay_adapters.settings.yaml_files import read_mapping
 from replay_core import UsageError
-from replay_core.errors import did_you_mean, sentence
+from replay_core.errors import did_you_mean, sentence, shown
 
 QUESTION = "{Question}"
 
@@ -88,8 +88,33 @@ class PairFile(BaseModel):
     protocol: Protocol = Protocol()
     tasks: tuple[str, ...] | None = None
     """The only tasks that the pair makes sense on; None for a general model."""
+    sources: dict[str, str] = {}
+    """Field (``protocol.max_pixels``), or the group it stands in, → where its value comes from."""
+    unknown: tuple[str, ...] = ()
+    """Fields whose value is not published, so that a default applies."""
     notes: str = ""
-    """Where each number comes from."""
+    """What else one should know."""
+
+    @model_validator(mode="after")
+    def _sources_are_of_its_fields(self) -> "PairFile":
+        given = set(self.given())
+        for path in self.sources:
+            if not any(f"{one}.".startswith(f"{path}.") for one in given):
+                raise ValueError(f"sources.{shown(path)} is of a field that is not given")
+        for path in given.intersection(self.unknown):
+            raise ValueError(f"unknown names {path}, which is given")
+        return self
+
+    def given(self) -> list[str]:
+        """Return the path of every field that is given, ``protocol.max_pixels`` for one."""
+        told = self.model_dump(exclude_unset=True, exclude={"sources", "unknown", "notes", "name"})
+        return _paths(told, depth=3)
+
+    def source(self, path: str) -> str | None:
+        """Return where a field's value comes from: its own source, else that of its group."""
+        while path and path not in self.sources:
+            path = path.rpartition(".")[0]
+        return self.sources.get(path)
 
     @model_validator(mode="after")
     def _presets_are_of_replay(self) -> "PairFile":
@@ -100,6 +125,14 @@ class PairFile(BaseModel):
                 "(allowed: the other options; settings of an injection stand under 'inject')"
             )
         return self
+
+
+def _paths(values: dict[str, Any], depth: int) -> list[str]:
+    found = []
+    for name, value in values.items():
+        inner = _paths(value, depth - 1) if isinstance(value, dict) and depth > 1 else []
+        found += [f"{name}.{path}" for path in inner] or [name]
+    return found
 
 
 def pair_names() -> list[str]:
@@ -127,18 +160,9 @@ def read_pair(name_or_path: str) -> PairFile:
 @lru_cache(maxsize=64)
 def _parsed(path: Path, *state: int) -> PairFile:
     """Return what stands in a pair file, whose ``state`` says whether it was changed meanwhile."""
+    content = read_mapping(path, "pair file", "'policy' and 'base'")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"pair file {path} is not YAML: {reason}") from error
-    if not isinstance(content, dict):
-        raise UsageError(
-            f"pair file {path} holds {type(content).__name__}, not a mapping with 'policy' and "
-            "'base'"
-        )
-    try:
-        return PairFile(**{str(key): value for key, value in content.items()})
+        return PairFile(**content)
     except ValidationError as error:
         raise UsageError(f"pair file {path}: {sentence(error, PairFile)}") from error
 

@@ -30,8 +30,26 @@ def test_an_unknown_pair_names_the_nearest():
         ("- a\n- b\n", "holds list, not a mapping"),
         ("policy: a\n", "base is missing"),
         ("policy: a\nbase: b\nsuffix: c\n", "suffix is not known (allowed: name, display, policy"),
-        ("policy: a\nbase: b\nprotocol: {min_pixels: -1}\n", "protocol"),
-        ("policy: a\nbase: b\nprotocol: {question_template: Why}\n", "0 times {Question} instead"),
+        (
+            "policy: a\nbase: b\nprotocol: {min_pixels: -1}\n",
+            "protocol.min_pixels=-1: Input should be greater than 0",
+        ),
+        (
+            "policy: a\nbase: b\nprotocol: {answer: {tags: b}}\n",
+            "protocol.answer.tags is not known (allowed: tag, pattern, boxed)",
+        ),
+        (
+            "policy: a\nbase: b\nprotocol: {question_template: Why}\n",
+            "protocol.question_template=Why is not allowed (allowed: a text with {Question} in it",
+        ),
+        ("policy: a\npolicy: b\n", "policy stands twice in line 2"),
+        ("policy: &a [x]\nbase: *a\n", "*a is an alias (allowed: values written out) in line 2"),
+        ("policy: &a [*a]\n", "*a is an alias"),
+        ("policy: " + "[" * 5000, "nested deeper than 16 levels"),
+        (f"policy: a\nbase: b\ndtype: {'x' * 9999}\n", "x… (9999 characters)"),
+        (f"policy: a\nbase: b\n#{'x' * 70_000}\n", "has 70020 bytes (allowed: at most 65536)"),
+        ("policy: a\nbase: b\nsources: {rl_start: card}\n", "sources.rl_start is of a field that"),
+        ("policy: a\nbase: b\nunknown: [base]\n", "unknown names base, which is given"),
         (
             "policy: a\nbase: b\npresets: {x: {method: inject}}\n",
             "presets.x has a method, but presets are for replay_method=replay",
@@ -49,6 +67,7 @@ def test_a_malformed_pair_file_is_refused_in_one_sentence(tmp_path, content, tol
         read_pair(str(file))
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
 
 
 def test_a_pair_file_that_was_changed_is_read_again(tmp_path):
@@ -137,3 +156,25 @@ def test_every_number_of_a_shipped_preset_has_its_source_beside_it():
 def test_pair_files_hold_nothing_that_needs_a_loader_of_python_objects():
     for path in (resource("configs") / "pairs").glob("*.yaml"):
         assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+# What a harness or a person can only use where it is published.
+MAY_BE_UNKNOWN = ("vision_frozen", "replay", "protocol.generation", "protocol.max_pixels")
+
+
+@pytest.mark.parametrize("name", [name for name in pair_names() if not name.startswith("demo")])
+def test_every_value_of_a_published_pair_has_its_source_or_is_said_to_be_unknown(name):
+    pair = read_pair(name)
+    assert [path for path in pair.given() if not pair.source(path)] == []
+    given = set(pair.given()) | {path.partition(".")[0] for path in pair.given()}
+    given |= {path.rpartition(".")[0] for path in pair.given()}
+    assert [path for path in MAY_BE_UNKNOWN if path not in given | set(pair.unknown)] == []
+
+
+def test_a_source_speaks_for_the_fields_below_it():
+    pair = read_pair("mm_eureka_7b")
+    assert "protocol.system_prompt" in pair.given()
+    changed = pair.model_copy(update={"sources": {"protocol": "card", "protocol.answer": "own"}})
+    assert changed.source("protocol.system_prompt") == "card"
+    assert changed.source("protocol.answer.tag") == "own"
+    assert changed.source("policy") is None
