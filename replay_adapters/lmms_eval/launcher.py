@@ -55,11 +55,16 @@ def _check_early(argv: list[str], session: "Session") -> None:
     if asked.model not in MODEL_NAMES:
         return
     from replay_adapters.lmms_eval.arguments import check_arguments, parse_model_args
+    from replay_adapters.lmms_eval.judges import check_named
 
     arguments = parse_model_args(asked.model_args)
     check_arguments(asked.model, asked.batch_size, asked.gen_kwargs)
     settings = session.resolved.settings(arguments)
-    settings.check_tasks(task for task in asked.tasks.split(",") if task)
+    tasks = [task for task in asked.tasks.split(",") if task]
+    settings.check_tasks(tasks)
+    # One leaves the answers unscored, the other starts a judge.
+    if not {"--predict_only", "--launcher_args"} & {part.partition("=")[0] for part in argv}:
+        check_named(tasks)
     session.resolved.checkpoint(settings)
 
 

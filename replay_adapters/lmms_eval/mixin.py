@@ -18,6 +18,7 @@ from replay_adapters.lmms_eval.arguments import (
     tell_unread,
 )
 from replay_adapters.lmms_eval.batches import Rows, WatchedTasks, in_groups
+from replay_adapters.lmms_eval.escaping import brought_back, escaping
 from replay_adapters.lmms_eval.finals import Finals
 from replay_adapters.lmms_eval.journal import BatchJournal
 from replay_adapters.lmms_eval.unreadable import guarded
@@ -68,7 +69,7 @@ class ReplayMixin(Replaying):
         policy, source = self.pair.policy.model, processor_of(self.settings).source
         with standin.constructor_takes(policy):
             super().__init__(pretrained=source, device=device, device_map=device_map, **rest)
-        self._replaying: Any = standin.WithGenerate(policy, patches.escaping(self._generate))
+        self._replaying: Any = standin.WithGenerate(policy, escaping(self._generate))
         system_prompt = self.settings.protocol.system_prompt
         if system_prompt is not None and (self.is_simple or self.writes_system_prompt):
             check_system_prompt(self, self.settings)
@@ -123,7 +124,7 @@ class ReplayMixin(Replaying):
         self._rows, self._again, tasks = rows, again, self.task_dict
         self.task_dict = WatchedTasks(tasks, session.looked_up)
         try:
-            with patches.brought_back():
+            with brought_back():
                 yield
         finally:
             self.task_dict = tasks

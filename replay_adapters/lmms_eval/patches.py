@@ -7,12 +7,12 @@ symbol when upstream changes it.
 import importlib
 import sys
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
 
 from replay_adapters.lmms_eval.arguments import parse_generation, tell_seed
+from replay_adapters.lmms_eval.judges import check_tasks
 from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.lmms_eval.scoring import scoring_threads
 from replay_adapters.session.records import summed
@@ -219,7 +219,8 @@ def cache_lasting_answers() -> None:
 def write_records() -> None:
     """Put records into the samples file and their totals into the results file.
 
-    Upstream logs fixed fields per sample, and per run only averages of numbers.
+    Upstream logs fixed fields per sample, and per run only averages of numbers. This is also where
+    a task without its judge is refused.
     """
     from lmms_eval import evaluator
 
@@ -241,6 +242,8 @@ def write_records() -> None:
             with joined(lm) as session:
                 session.command_line = parse_generation(getattr(cli_args, "gen_kwargs", None))
                 tell_seed(getattr(cli_args, "seed", None))
+                if options.get("eval_server_launcher") is None:  # which starts the judge
+                    check_tasks(options["task_dict"])
                 asked = options.get("process_docs_parallel", 1)
                 options["process_docs_parallel"] = scoring_threads(int(asked))
                 results = original(lm=lm, cli_args=cli_args, **options)
@@ -253,39 +256,6 @@ def write_records() -> None:
 
     _once(evaluator, "_process_document_results", while_evaluating(process))
     _once(evaluator, "evaluate", wrap)
-
-
-class _Escaping(BaseException):
-    """Carries an error past an ``except Exception``."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(error)
-        self.error = error
-
-
-def escaping(generate: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``generate`` whose errors leave the harness's class, up to :func:`brought_back`.
-
-    Upstream's internvl_hf and llava_hf catch whatever ``generate`` raises, answer "" and let it
-    score 0. To be dropped when they let it through.
-    """
-
-    def escapes(**arguments: Any) -> Any:
-        try:
-            return generate(**arguments)
-        except Exception as error:
-            raise _Escaping(error) from error
-
-    return escapes
-
-
-@contextmanager
-def brought_back() -> Iterator[None]:
-    """Raise what escaped from inside the block as what it was."""
-    try:
-        yield
-    except _Escaping as escaped:
-        raise escaped.error from None
 
 
 def _once(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:

@@ -23,6 +23,7 @@ from lmms_eval.models.simple.qwen3_vl import Qwen3_VL as Qwen3Simple
 from lmms_eval.tasks import TaskManager
 
 from replay_adapters.lmms_eval import patches
+from replay_adapters.lmms_eval.escaping import brought_back, escaping
 from replay_adapters.session.session import ContextThreads, Replaying, current, opened
 
 DOCUMENT = ["request_type", "task_name", "doc_id", "idx"]
@@ -173,18 +174,18 @@ def test_an_error_passes_an_except_and_is_itself_outside():
 
     def harness():
         try:
-            patches.escaping(generate)(x=1)
+            escaping(generate)(x=1)
         except Exception:
             return ""
 
-    with pytest.raises(ValueError, match="no") as caught, patches.brought_back():
+    with pytest.raises(ValueError, match="no") as caught, brought_back():
         harness()
     assert caught.value is error
 
 
 def test_what_succeeds_is_given_through():
-    with patches.brought_back():
-        assert patches.escaping(lambda **arguments: arguments)(x=1) == {"x": 1}
+    with brought_back():
+        assert escaping(lambda **arguments: arguments)(x=1) == {"x": 1}
 
 
 SCORERS = """

@@ -1,0 +1,117 @@
+"""Whether the judge that a task's scorer asks can be asked, before anything is answered.
+
+Without one, lmms-eval's scorers score 0, or nothing, or fail behind the last answer; and the
+evaluation ends with 0.
+"""
+
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from replay_adapters.settings.benchmarks import benchmark_of
+from replay_core import UsageError
+
+# How the tasks of lmms-eval call the metrics that a judge gives.
+_JUDGED = ("gpt", "llm_as_judge")
+# What stands for a key that is none, where the judge is OpenAI's own server.
+_NO_KEY = ("", "none", "null", "empty", "your_api_key")
+_OPENAI = ("OPENAI_API_KEY", "OPENAI_API_URL")
+_AZURE = ("AZURE_API_KEY", "AZURE_ENDPOINT")
+_PATIENCE = 5.0  # seconds
+
+
+def check_named(tasks: Iterable[str]) -> None:
+    """Refuse the paper's benchmarks that need a judge where there is none.
+
+    Raises:
+        UsageError: one of them does; the sentence says what to set, or which task has rules.
+    """
+    for task in tasks:
+        benchmark = benchmark_of(task)
+        if benchmark is not None and benchmark.tasks[task].judge is not None:
+            _check(task)
+
+
+def check_tasks(tasks: Mapping[str, Any]) -> None:
+    """Refuse tasks that are scored by a judge, by the names of their metrics.
+
+    ``tasks`` is what lmms-eval evaluates: name → task, and group → the same again.
+
+    Raises:
+        UsageError: one of them is, and there is no judge.
+    """
+    for name, task in tasks.items():
+        if isinstance(task, Mapping):
+            check_tasks(task)
+        elif any(metric.startswith(_JUDGED) for metric in _metrics(task)):
+            _check(str(name))
+
+
+def _metrics(task: Any) -> list[str]:
+    listed = getattr(task.config, "metric_list", None) or ()
+    return [str(entry["metric"]) for entry in listed]
+
+
+def _check(task: str) -> None:
+    why = no_judge()
+    if why is None:
+        return
+    benchmark = benchmark_of(task)
+    ruled = [
+        name
+        for name, other in (benchmark.tasks.items() if benchmark else ())
+        if other.harness == "lmms-eval" and other.judge is None
+    ]
+    instead = f", or take a task that is scored by rules: {', '.join(ruled)}" if ruled else ""
+    raise UsageError(f"the answers to {task} are scored by a judge, but {why}{instead}")
+
+
+def no_judge() -> str | None:
+    """Return why no judge can be asked; None where one can, as far as can be told.
+
+    lmms-eval finds it by the environment: ``API_TYPE`` (openai), ``OPENAI_API_KEY``,
+    ``OPENAI_API_URL`` and ``MODEL_VERSION``, or ``AZURE_API_KEY`` and ``AZURE_ENDPOINT``; also in a
+    file ``.env`` of the working directory.
+    """
+    _read_env_file()
+    kind = os.environ.get("API_TYPE", "openai").lower()
+    if not kind.endswith(("openai", "azure")):
+        return None
+    names = _AZURE if "azure" in kind else _OPENAI
+    key, url = (os.environ.get(name, "") for name in names)
+    if not key or (not url and key.lower() in _NO_KEY):
+        given = f"{names[0]}={key}" if key else f"{names[0]} is not set"
+        return (
+            f"{given} (set {names[0]}, and {names[1]} for an endpoint of your own, such as "
+            "http://localhost:8000/v1; MODEL_VERSION names its model)"
+        )
+    return _unreachable(names[1], url) if url else None
+
+
+def _read_env_file() -> None:
+    from dotenv import load_dotenv  # as lmms-eval does, once it loads its judges
+
+    file = Path.cwd() / ".env"
+    if file.is_file():
+        load_dotenv(file, override=False)
+
+
+def _unreachable(name: str, url: str) -> str | None:
+    """Return that an endpoint does not answer; None where it does, or a proxy stands between."""
+    if any(os.environ.get(proxy) for proxy in ("HTTPS_PROXY", "HTTP_PROXY", "https_proxy")):
+        return None
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return f"{name}={url[:80]} is no address (allowed: such as http://localhost:8000/v1)"
+    try:
+        socket.create_connection((parts.hostname, port), timeout=_PATIENCE).close()
+    except OSError as error:
+        return f"{name}={url[:80]} does not answer ({error})"
+    return None
