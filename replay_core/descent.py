@@ -27,6 +27,10 @@ class Descent:
     outcomes: tuple[Outcome, ...]
 
 
+# An accelerator is waited for only where the loop looks whether any sample is left.
+_LOOK_EVERY = 5
+
+
 def descend(problem: ReplayProblem) -> Descent:
     """Minimise the loss over x by plain gradient descent from 0.
 
@@ -36,7 +40,6 @@ def descend(problem: ReplayProblem) -> Descent:
     config, features = problem.config, problem.features.flat
     delta = torch.zeros_like(features, dtype=problem.dtype, requires_grad=True)
     weight, rest = _weights(problem)
-    optimiser = torch.optim.SGD([delta], lr=config.step_size * rest)
     owner = problem.owner
     empty = _without_target(problem)
     alive = torch.tensor([outcome is None for outcome in empty], device=features.device)
@@ -52,15 +55,12 @@ def descend(problem: ReplayProblem) -> Descent:
         better = alive & (history[-1] < best_loss)
         best_loss = torch.where(better, history[-1], best_loss)
         best = torch.where(better[owner, None], delta.detach(), best)
-        if step == config.steps or not alive.any():
+        if step == config.steps or (step % _LOOK_EVERY == 0 and not alive.any()):
             break
-        optimiser.zero_grad()
-        (weight * losses)[alive].sum().backward()
-        assert delta.grad is not None
-        broken = (~delta.grad.isfinite()).any(-1)
-        alive = alive & (torch.bincount(owner[broken], minlength=len(alive)) == 0)
-        delta.grad[~alive[owner]] = 0
-        optimiser.step()
+        (gradient,) = torch.autograd.grad(torch.where(alive, weight * losses, 0).sum(), delta)
+        alive = alive & (_count(~gradient.isfinite().all(-1), owner, alive) == 0)
+        with torch.no_grad():
+            delta -= config.step_size * rest * gradient.masked_fill(~alive[owner, None], 0)
     kept = best if config.keep == "best" else delta.detach()
     curves = torch.stack(history, dim=1).float()
     after = best_loss.float() if config.keep == "best" else curves[:, -1]
@@ -72,6 +72,12 @@ def descend(problem: ReplayProblem) -> Descent:
     ]
     keep = torch.tensor(steered, device=kept.device)[owner, None]
     return Descent(torch.where(keep, kept, 0), curves, after, tuple(outcomes))
+
+
+def _count(found: Tensor, owner: Tensor, like: Tensor) -> Tensor:
+    """Return how many of the tokens (n,) that are ``found`` each sample has, (samples,)."""
+    none = torch.zeros_like(like, dtype=torch.float32)
+    return none.index_add(0, owner, found.float())
 
 
 def randomised(problem: ReplayProblem, descent: Descent, seeds: Sequence[int]) -> Descent:

@@ -25,5 +25,6 @@ def masked_mean(values: Tensor, owner: Tensor, samples: int) -> Tensor:
     wide = torch.promote_types(values.dtype, torch.float32)
     empty = torch.zeros(samples, dtype=wide, device=values.device)
     total = empty.index_add(0, owner, values.to(wide))
-    count = torch.bincount(owner, minlength=samples)
+    # Not by bincount, for whose result an accelerator would have to be waited for.
+    count = empty.index_add(0, owner, torch.ones_like(values, dtype=wide))
     return (total / count.clamp(min=1)).to(values.dtype)

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from replay_core.config import ReplayConfig
+from replay_core.divergence import kl
 from replay_core.model.anatomy import Anatomy
 
 # Rows of the whole vocabulary that are held at once: 2**27 float32 values are 0.5 GB.
@@ -36,31 +37,63 @@ class Lens:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (rows, vocabulary) of ``hidden`` (rows, hidden), on its device."""
-        head = self.anatomy.head
-        bias = None if head.bias is None else head.bias.to(self.dtype)
-        normed = self.normed(hidden).to(head.weight.device)
-        return functional.linear(normed, head.weight.to(self.dtype), bias).to(hidden.device)
+        normed = self.normed(hidden).to(self.anatomy.head.weight.device)
+        return self.whole(normed)[0].to(hidden.device)
 
     def logits_at(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Return the logits (rows, k) of the vocabulary entries ``ids`` (rows, k) only."""
+        normed = self.normed(hidden).to(self.anatomy.head.weight.device)
+        return self.gathered(normed, ids)[0].to(hidden.device)
+
+    def gathered(self, normed: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits (rows, k) at ``ids`` and the rows (rows, k, hidden) of the head for
+        them, from ``normed`` activations (rows, hidden) on the head's device."""
         head = self.anatomy.head
         ids = ids.to(head.weight.device)
-        rows = head.weight[ids].to(self.dtype)
-        logits = torch.einsum("rh,rkh->rk", self.normed(hidden).to(rows.device), rows)
+        weights = head.weight[ids].to(self.dtype)
+        logits = torch.einsum("rh,rkh->rk", normed, weights)
         if head.bias is not None:
             logits = logits + head.bias[ids].to(self.dtype)
-        return logits.to(hidden.device)
+        return logits, weights
+
+    def whole(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits (rows, vocabulary) and the head (vocabulary, hidden), likewise."""
+        head = self.anatomy.head
+        bias = None if head.bias is None else head.bias.to(self.dtype)
+        weights = head.weight.to(self.dtype)
+        return functional.linear(normed, weights, bias), weights
 
     def log_probs(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
         """Return log-probabilities normalised over ``ids`` (rows, k), the vocabulary where None."""
-        logits = self.logits(hidden) if ids is None else self.logits_at(hidden, ids)
-        return torch.log_softmax(logits, -1)
+        read = [
+            self.logits(hidden[rows]) if ids is None else self.logits_at(hidden[rows], ids[rows])
+            for rows in self.slices(len(hidden), ids)
+        ]
+        return torch.log_softmax(torch.cat(read), -1)
+
+    def divergence(self, hidden: Tensor, log_probs: Tensor, ids: Tensor | None) -> Tensor:
+        """Return ``KL(base ‖ policy)`` (rows,) in nats, of a policy's ``hidden`` (rows, hidden).
+
+        ``log_probs`` (rows, k) are the base's, over ``ids`` (rows, k) or the vocabulary where None.
+        Its gradient with respect to ``hidden`` is found on the way, in the same pass over the head.
+        """
+        head = self.anatomy.head
+        normed = self.normed(hidden).to(head.weight.device)
+        found: Tensor = _Divergence.apply(normed, log_probs.to(normed.device), ids, self)
+        return found.to(hidden.device)
+
+    def slices(self, rows: int, ids: Tensor | None) -> Iterator[slice]:
+        """Yield slices of ``rows`` whose logits, over the vocabulary or ``ids`` (rows, k), may be
+        held at once; of ids these are the rows of the head that are gathered for them."""
+        head = self.anatomy.head
+        values = head.out_features if ids is None else ids.shape[1] * head.in_features
+        size = max(1, _VALUES_AT_ONCE // values)
+        for start in range(0, rows, size):
+            yield slice(start, min(start + size, rows))
 
     def chunks(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield (rows, logits of these rows), so that a prompt's logits never stand at once."""
-        size = max(1, _VALUES_AT_ONCE // self.anatomy.head.out_features)
-        for start in range(0, len(hidden), size):
-            rows = slice(start, start + size)
+        for rows in self.slices(len(hidden), None):
             yield rows, self.logits(hidden[rows])
 
     def entropies(
@@ -76,6 +109,42 @@ class Lens:
             if top_k != "full":
                 ids.append(logits.topk(min(top_k, logits.shape[-1]), dim=-1).indices)
         return torch.cat(entropies), torch.cat(ids) if ids else None
+
+
+class _Divergence(torch.autograd.Function):
+    """KL(base ‖ policy) whose gradient is found in the forward pass, chunk by chunk.
+
+    Autograd would keep the logits, or the head's gathered rows, of all layers until the backward
+    pass, and recomputing them there would read the head a third time. With q the policy's and p the
+    base's probabilities, the gradient with respect to the logits is ``q Σp - p``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, normed: Tensor, log_probs: Tensor, ids: Tensor | None, lens: Lens
+    ) -> Tensor:
+        divergences = normed.new_empty(len(normed))
+        gradient = torch.empty_like(normed) if ctx.needs_input_grad[0] else None
+        for rows in lens.slices(len(normed), ids):
+            if ids is None:
+                logits, weights = lens.whole(normed[rows])
+            else:
+                logits, weights = lens.gathered(normed[rows], ids[rows])
+            policy = torch.log_softmax(logits, -1)
+            divergences[rows] = kl(log_probs[rows], policy)
+            if gradient is not None:
+                base = log_probs[rows].exp()
+                by_logit = policy.exp() * base.sum(-1, keepdim=True) - base
+                into = "rv,vh->rh" if ids is None else "rk,rkh->rh"
+                gradient[rows] = torch.einsum(into, by_logit, weights)
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return divergences
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer[0].unsqueeze(-1), None, None, None
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -10,11 +10,10 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from replay_core.candidates import Candidates
 from replay_core.config import ReplayConfig
-from replay_core.divergence import kl, masked_mean
+from replay_core.divergence import masked_mean
 from replay_core.lens import Lens, arithmetic
 from replay_core.model.call import DecoderCall
 from replay_core.model.vision import VisualFeatures
@@ -82,9 +81,7 @@ class ReplayProblem:
         embeds = embeds.index_put(where, self.features.moved(delta).to(embeds))
         states = self._policy_states(embeds)
         for layer, target in self.targets.layers.items():
-            hidden = states[layer][target.index]
-            # Recomputed in the backward pass: the gathered head rows would fill the memory.
-            total = total + checkpoint(self._layer_loss, hidden, target, use_reentrant=False)
+            total = total + self._layer_loss(states[layer][target.index], target)
         return total / self.candidates.visual.clamp(min=1)
 
     def _policy_states(self, embeds: Tensor) -> dict[int, Tensor]:
@@ -96,6 +93,6 @@ class ReplayProblem:
     def _layer_loss(self, hidden: Tensor, target: LayerTarget) -> Tensor:
         """Return, per sample, the mean KL over one layer's selected positions."""
         lens = Lens(self.call.anatomy, self.dtype)
-        divergences = kl(target.log_probs, lens.log_probs(hidden, target.ids))
+        divergences = lens.divergence(hidden, target.log_probs, target.ids)
         owner = self.candidates.row[target.index]
         return masked_mean(divergences, owner, self.candidates.samples)

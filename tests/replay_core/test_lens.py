@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from replay_core import lens as module
+from replay_core.divergence import kl
 from replay_core.lens import Lens, entropy
 from tests.replay_core.helpers import Loaded
 
@@ -100,3 +101,33 @@ def test_an_id_that_is_ruled_out_adds_nothing_and_one_that_is_no_number_shows() 
     even, broken = entropy(logits)
     assert float(even) == pytest.approx(math.log(2))
     assert broken.isnan()
+
+
+@pytest.mark.parametrize("top_k", [50, "full"])
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_the_divergence_and_its_gradient_are_autograds(
+    one: Loaded, monkeypatch: pytest.MonkeyPatch, top_k: int | str, pieces: int
+) -> None:
+    lens, base, hidden = Lens(one.pair.policy), states(), states().roll(1, 0).requires_grad_()
+    ids = None if top_k == "full" else lens.logits(base).topk(50).indices
+    log_probs = lens.log_probs(base, ids).detach()
+    weight = torch.linspace(-1, 2, len(hidden))
+    plain = kl(log_probs, lens.log_probs(hidden, ids))
+    (expected,) = torch.autograd.grad((weight * plain).sum(), hidden)
+    head = lens.anatomy.head
+    at_once = head.out_features if ids is None else 50 * head.in_features
+    monkeypatch.setattr(module, "_VALUES_AT_ONCE", at_once * -(-len(hidden) // pieces))
+    assert len(list(lens.slices(len(hidden), ids))) == pieces
+    found = lens.divergence(hidden, log_probs, ids)
+    (gradient,) = torch.autograd.grad((weight * found).sum(), hidden)
+    torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+    assert float(gradient.norm()) > 1e-3
+
+
+def test_the_divergence_of_equal_activations_is_nothing_in_pieces_too(
+    one: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lens, hidden = Lens(one.pair.policy), states()
+    monkeypatch.setattr(module, "_VALUES_AT_ONCE", 3 * lens.anatomy.head.out_features)
+    assert lens.divergence(hidden, lens.log_probs(hidden, None), None).eq(0).all()
