@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from replay_adapters import console
-from replay_adapters.studies import commands
+from replay_adapters.runs import commands as runs
+from replay_adapters.studies import commands as studies
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
-app.add_typer(commands.app)
+app.add_typer(studies.app)
+app.add_typer(runs.app)
 
 
 class Harness(StrEnum):

@@ -14,6 +14,7 @@ from replay_adapters.runs.run import (
     argument_facts,
     flat,
     plugin_facts,
+    published_metrics,
     score,
 )
 from replay_core import UsageError
@@ -38,7 +39,7 @@ def _read(path: Path, results_file: Path, task: str, metric: str | None) -> RunL
     config = results["configs"][task]
     samples = _samples(path, results, task)
     names = [entry["metric"] for entry in config.get("metric_list") or ()]
-    named = metric or _first_of_all(samples, names)
+    named = metric or _published(samples, task) or _first_of_all(samples, names)
     if not any(named in sample for sample in samples):
         raise UsageError(
             f"metric {named!r} is no number per document in {path.name} (give --metric; the "
@@ -112,6 +113,12 @@ def answers_of(sample: Sample) -> list[str]:
     given = sample.get("resps") or []
     each = given if isinstance(given, list) else [given]
     return [text for one in each for text in (one if isinstance(one, list) else [one])]
+
+
+def _published(samples: Sequence[Sample], task: str) -> str | None:
+    """Return the metric that the paper's number is of, where samples have one."""
+    metrics = published_metrics(task)
+    return next((name for name in metrics if any(name in sample for sample in samples)), None)
 
 
 def _first_of_all(samples: Sequence[Sample], names: Sequence[str]) -> str:

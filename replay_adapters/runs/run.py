@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from replay_adapters.settings.benchmarks import benchmark_of
 from replay_core import ReplayConfig, UsageError
 
 # Model arguments that decide what a model sees of a picture or film.
@@ -162,6 +163,12 @@ def score(value: Any, metric: str, task: str, document: Any, path: Path) -> floa
         f"metric {metric!r} of task {task} is {shown[:200]} for document {document} in {path} "
         "(allowed: a finite number for every document)"
     )
+
+
+def published_metrics(task: str) -> tuple[str, ...]:
+    """Return the metrics of a task that the paper's number is of; empty for any other task."""
+    known = benchmark_of(task)
+    return known.tasks[task].metrics if known else ()
 
 
 def plugin_facts(summary: Mapping[str, Any]) -> Facts:

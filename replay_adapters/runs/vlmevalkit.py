@@ -13,6 +13,7 @@ from replay_adapters.runs.run import (
     argument_facts,
     flat,
     plugin_facts,
+    published_metrics,
     score,
 )
 from replay_core import UsageError
@@ -59,6 +60,7 @@ def vlmevalkit_runs(folder: Path) -> dict[str, Callable[[str | None], RunLog]]:
 
 def _read(path: Path, prediction: Path, task: str, metric: str | None, judge: str) -> RunLog:
     table = _table(path)
+    metric = metric or _published(table, task)
     column, rows = _scored(path, table, metric)
     named = metric or column
     summary, logged = _journal(path, task)
@@ -110,11 +112,17 @@ def journal_run(folder: Path, task: str, score: Callable[[Any, str], float]) -> 
     )
 
 
+def _published(table: Any, task: str) -> str | None:
+    """Return the metric that the paper's number is of, where the table has one."""
+    cells = {str(cell) for part in _PARTS if part in table.columns for cell in table[part]}
+    return next((m for m in published_metrics(task) if m in table.columns or m in cells), None)
+
+
 def _scored(path: Path, table: Any, metric: str | None) -> tuple[str, list[Row]]:
     """Return the column with the scores, and the rows that the metric is about."""
     rows = table.to_dict("records")
-    columns = [metric] if metric in table.columns else list(_COLUMNS)
     parts = [part for part in _PARTS if part in table.columns]
+    columns = [metric] if metric in table.columns else list(_COLUMNS)
     if metric is not None and metric not in table.columns:
         part = next((p for p in parts if metric in {str(row[p]) for row in rows}), None)
         rows = [row for row in rows if part is not None and str(row[part]) == metric]

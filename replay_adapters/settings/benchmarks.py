@@ -36,8 +36,9 @@ class Benchmark(BaseModel):
     """What the paper's number is of."""
     n: int | None = Field(None, gt=0)
     """How many items that is."""
-    cluster: str | None = None
-    """A field of the documents whose equal values ask about the same source."""
+    cluster: tuple[str, ...] = ()
+    """Fields of the documents whose equal values ask about the same source, as either harness
+    calls it."""
     caution: str | None = None
     """What the paper leaves open."""
     tasks: dict[str, BenchmarkTask]
