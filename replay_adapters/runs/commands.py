@@ -47,3 +47,26 @@ def compare(
         draw_compare(output / "compare.png", rows, (run_a.name, run_b.name))
         files = [f"  {output / 'compare'}.{kind}" for kind in ("csv", "json", "png")]
         typer.echo("\n" + "\n".join(files))
+
+
+@app.command()
+def submission(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of steered runs and of their twins.")],
+    output: Annotated[Path, typer.Option(help="Folder of the bundle; it must not exist yet.")],
+    name: Annotated[
+        str | None, typer.Option(help="The policy's name on leaderboards; the pair's without.")
+    ] = None,
+) -> None:
+    """Bundle what others need to check a result, in the forms that leaderboards take.
+
+    Every run needs its twin, the same settings with the policy alone; the refusal of one without
+    holds the command that makes it.
+    """
+    from replay_adapters.runs.submission import submit
+    from replay_adapters.runs.summary import summary_line, summary_table
+
+    made = submit(runs, output, name=name)
+    typer.echo(f"{made.name}\n\n{summary_table([summary_line(one.found) for one in made.entries])}")
+    for remark in [*map(str, made.cut), *(f"a secret was taken out of {p}" for p in made.removed)]:
+        typer.echo(remark)
+    typer.echo(f"\n  {output / 'README.md'}")

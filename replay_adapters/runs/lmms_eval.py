@@ -212,7 +212,7 @@ def _facts(results: Mapping[str, Any], config: Mapping[str, Any]) -> Facts:
     facts["decoding"] |= {
         "generation": {
             **(config.get("generation_kwargs") or {}),
-            **_pairs(run.get("gen_kwargs")),
+            **{name: _typed(value) for name, value in _pairs(run.get("gen_kwargs")).items()},
             **facts["decoding"].pop("generation", {}),
         },
         "repeats": config.get("repeats"),
@@ -225,6 +225,14 @@ def _facts(results: Mapping[str, Any], config: Mapping[str, Any]) -> Facts:
 
 def _run(results: Mapping[str, Any]) -> Mapping[str, Any]:
     return results.get("config") or {}
+
+
+def _typed(value: Any) -> Any:
+    """Return what a typed value means to the harness: ``16`` is the number that a task has."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _pairs(text: Any) -> dict[str, Any]:

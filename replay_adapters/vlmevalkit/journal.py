@@ -181,7 +181,7 @@ def finish(journal: Journal, planned: Planned, dataset: Any) -> None:
     """Write the dataset's records and totals, and log the totals."""
     lines = journal.finish(dataset.data["index"])
     total = totals(record for line in lines for record in line["replay"])
-    content = {**planned.settings.summary(), "fingerprint": planned.fingerprint}
+    content = {**planned.summary(), "fingerprint": planned.fingerprint}
     missing = len(dataset.data) - len(lines)
     content |= {"samples": planned.samples, "missing": missing, "totals": total}
     write_json(journal.file.with_suffix(".totals.json"), content)

@@ -59,7 +59,7 @@ def join_records_with_samples() -> None:
                     rows_of(dataset, more.get("limit"), None).write(journal)
                 return model
             planned.settings.check_tasks([dataset.dataset_name])
-            journal.check_settings(planned.fingerprint, planned.settings.summary())
+            journal.check_settings(planned.fingerprint, planned.summary())
             if rank == 0 and more.get("retry_failed", True):
                 file = more.get("result_file") or get_pred_file_path(
                     work_dir, model_name, dataset.dataset_name, use_env_format=True

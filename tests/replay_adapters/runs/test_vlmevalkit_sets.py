@@ -81,6 +81,15 @@ def test_a_stock_run_of_a_set_without_scores_is_refused(scored, tmp_path):
     assert read_runs(root, ["LogicVista"])
 
 
+def test_what_is_said_of_a_whole_set_is_no_table_of_items(scored, tmp_path):
+    root = shutil.copytree(scored[0], tmp_path / "run")
+    (path,) = root.rglob("M_MLVU_MCQ.tsv")
+    for ending in ("acc", "rating"):
+        path.with_name(f"M_MLVU_MCQ_{ending}.json").write_text('{"Overall": 0.5}')
+    (log,) = read_runs(root, ["MLVU_MCQ"])
+    assert len(log.items) == 6
+
+
 def test_a_folder_called_replay_further_up_does_not_hide_a_run(scored, tmp_path):
     root = shutil.copytree(scored[0], tmp_path / "replay")
     (log,) = read_runs(root, ["MLVU_MCQ"])
