@@ -158,6 +158,21 @@ def test_predictions_are_sheets_as_the_leaderboard_has_them(of_vlmevalkit, tmp_p
     assert (folder / "replay" / "pictures.jsonl").is_file()
 
 
+def test_a_run_of_vlmevalkit_says_what_it_was_made_with(of_vlmevalkit, tiny_pairs):
+    _, output = of_vlmevalkit
+    (run,) = json.loads((output / "bundle.json").read_text(encoding="utf-8"))["runs"]
+    settings, twin = run["settings"], run["twin_settings"]
+    assert settings["policy_revision"] == twin["policy_revision"]
+    assert settings["policy_revision"] != settings["base_revision"]
+    assert "ms-vlmeval" in settings["versions"]
+    assert settings["arguments"]["replay_layers"] == 3
+    assert run["totals"]["outcomes"] == {"applied": 12}
+    assert run["twin_totals"]["outcomes"] == {"off": 12}
+    page = (output / "README.md").read_text(encoding="utf-8")
+    assert str(tiny_pairs["qwen2_5_vl"].policy) in page
+    assert "openvlm.zip" in section(page, "Files")
+
+
 def test_the_models_entry_is_taken_by_the_harness(of_vlmevalkit, harness):  # noqa: F811
     _, output = of_vlmevalkit
     entry = output / "openvlm" / "model_entry.py"
