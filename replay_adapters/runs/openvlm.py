@@ -50,11 +50,10 @@ def write_predictions(run: RunLog, path: Path) -> list[CutCell]:
     ]
     if run.path.suffix == ".xlsx":  # which was cut when it was written
         cut += _cut_before(run, table, path.name)
-    shown = table.map(lambda cell: cell[:CELL] if isinstance(cell, str) else cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = {"strings_to_formulas": False, "strings_to_urls": False}
     with pd.ExcelWriter(path, engine="xlsxwriter", engine_kwargs={"options": plain}) as writer:
-        shown.to_excel(writer, index=False)
+        table.to_excel(writer, index=False)
     return cut
 
 
