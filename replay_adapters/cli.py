@@ -1,13 +1,13 @@
 """The ``activation-replay`` command."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from replay_adapters import console
+from replay_adapters.console import Harness
 from replay_adapters.runs import commands as runs
 from replay_adapters.studies import commands as studies
 
@@ -16,13 +16,6 @@ app = typer.Typer(
 )
 app.add_typer(studies.app)
 app.add_typer(runs.app)
-
-
-class Harness(StrEnum):
-    """The harnesses that the demonstration runs in."""
-
-    LMMS_EVAL = "lmms-eval"
-    VLMEVALKIT = "vlmevalkit"
 
 
 @app.command()
