@@ -19,10 +19,15 @@ class BenchmarkTask(BaseModel):
     metrics: tuple[str, ...] = ()
     """Whose mean over the task's items is the paper's number; none where no metric is of just the
     paper's items."""
+    scorer: str = ""
+    """How it scores an answer, in a few words."""
     judge: str | None = None
-    """The model or endpoint that the scorer asks; None where it has rules."""
+    """The model or endpoint that the scorer asks (``openai``: any endpoint of that kind); None
+    where it has rules."""
     takes: Takes = "text"
     """The form of a final answer that the scorer reads best."""
+    right: str = ""
+    """How many of how many written answers are scored as a person would."""
     notes: str = ""
     """The limits of the scorer itself."""
 
