@@ -14,7 +14,7 @@ from typing import Any
 from replay_adapters.lmms_eval.arguments import parse_generation, tell_seed
 from replay_adapters.lmms_eval.judges import check_tasks
 from replay_adapters.lmms_eval.names import MODEL_NAMES
-from replay_adapters.lmms_eval.scoring import scoring_threads
+from replay_adapters.lmms_eval.scoring import scorers, scoring_threads
 from replay_adapters.session.records import summed
 from replay_adapters.session.session import (
     ContextThreads,
@@ -241,6 +241,7 @@ def write_records() -> None:
                     return original(lm=lm, cli_args=cli_args, **options)
             with joined(lm) as session:
                 session.command_line = parse_generation(getattr(cli_args, "gen_kwargs", None))
+                session.scorers = scorers(options["task_dict"])
                 tell_seed(getattr(cli_args, "seed", None))
                 if options.get("eval_server_launcher") is None:  # which starts the judge
                     check_tasks(options["task_dict"])

@@ -1,7 +1,11 @@
-"""In how many threads lmms-eval may score the answers of a run."""
+"""What scores the answers of a run of lmms-eval, and in how many threads."""
 
+import inspect
 import sys
 import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from loguru import logger
 
@@ -34,3 +38,34 @@ def scoring_threads(asked: int) -> int:
             "math_verify, which fails in any but the main thread"
         )
     return 1
+
+
+def scorers(tasks: Mapping[Any, Any]) -> dict[str, str]:
+    """Return task → the function that scores it, of the tasks and groups of the harness.
+
+    ``mmmu.utils.mmmu_process_results`` is a function of ``lmms_eval/tasks/mmmu/utils.py``; a task
+    with one from elsewhere is left out.
+    """
+    found: dict[str, str] = {}
+    for name, task in tasks.items():
+        if isinstance(task, Mapping):
+            found |= scorers(task)
+        elif scorer := scorer_of(task):
+            found[str(name)] = scorer
+    return found
+
+
+def scorer_of(task: Any) -> str:
+    """Return the function of the harness that scores a task; empty where it is not one of those."""
+    function = getattr(getattr(task, "config", None), "process_results", None)
+    if not inspect.isfunction(function):
+        return ""
+    import lmms_eval.tasks
+
+    file = Path(inspect.unwrap(function).__code__.co_filename)
+    harness = Path(lmms_eval.tasks.__file__).parent
+    if not file.is_relative_to(harness):
+        return ""
+    module = file.relative_to(harness).with_suffix("")
+    # A function that another one made is known by its maker.
+    return ".".join([*module.parts, function.__qualname__.partition(".")[0]])
