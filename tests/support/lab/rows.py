@@ -6,15 +6,16 @@ name, ``lab_`` and the harness's, since the harness lets nothing stand over a na
 
 import base64
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from datasets import Dataset, Image
 
+from replay_adapters.settings.resources import resource
 from tests.support import media
-from tests.support.lab.answers import LETTERS, MIXED, Written
+from tests.support.lab.answers import LETTERS, MIXED, NUMBERS, Written
 
 COLOURS = ("red", "blue", "green", "grey", "black", "white", "brown", "pink", "gold", "teal")
 QUESTION = "Which colour is the car"
@@ -26,12 +27,15 @@ class Lab:
     """A task of the harness, the rows that it is given, and the answers that it is to score."""
 
     file: str
-    """The harness's YAML file, below ``lmms_eval/tasks``."""
+    """The task's YAML file, below ``lmms_eval/tasks`` or, where ``ours``, below ``tasks``."""
     split: str
     row: Callable[[int, Written], Row]
     written: Sequence[Written] = LETTERS
     pictures: Sequence[str] = ()
     """Columns that hold a picture; none where they are text, or where the rows are about clips."""
+    ours: bool = False
+    more: Sequence[Written] = ()
+    """Rows behind the others, which the task leaves out."""
     clips: Callable[[Row], str] | None = None
     """Where a row's clip lies, below ``HF_HOME``."""
 
@@ -355,22 +359,38 @@ LABS = {
     "mlvu_dev": Lab("mlvu/mlvu_dev.yaml", "test", _mlvu, clips=_clip("mlvu/{video_name}")),
 }
 
+LABS |= {
+    f"{name}_long": replace(LABS[name], file=f"long_answers/{name}_long.yaml", ours=True)
+    for name in (
+        *("mmmu_val", "mmmu_pro_standard", "mmmu_pro_vision", "hrbench4k", "hrbench8k"),
+        *("vstar_bench", "video_holmes", "mlvu_dev"),
+    )
+}
+LABS["mathverse_testmini_vision_only_reasoning"] = replace(
+    LABS["mathverse_testmini_vision_only"],
+    file="vision_only/mathverse_testmini_vision_only_reasoning.yaml",
+    ours=True,
+)
+LABS["mmvu_val_mc"] = replace(
+    LABS["mmvu_val"], file="multiple_choice/mmvu_val_mc.yaml", ours=True, more=NUMBERS[:1]
+)
+
 
 def write(folder: Path, names: Sequence[str] = tuple(LABS)) -> Path:
     """Write the tasks' files, rows and pictures into ``folder``; return it."""
     import lmms_eval.tasks
 
-    harness = Path(lmms_eval.tasks.__file__).parent
+    harness, tasks = Path(lmms_eval.tasks.__file__).parent, resource("tasks")
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         lab = LABS[name]
-        rows = [lab.row(number, one) for number, one in enumerate(lab.written)]
+        rows = [lab.row(number, one) for number, one in enumerate((*lab.written, *lab.more))]
         table = Dataset.from_list(rows)
         for column in lab.pictures:
             table = table.cast_column(column, Image())
         table.to_parquet(folder / f"{name}.parquet")
         task = {
-            "include": str(harness / lab.file),
+            "include": str((tasks if lab.ours else harness) / lab.file),
             "task": f"lab_{name}",
             "tag": [],
             "dataset_path": "parquet",
