@@ -271,7 +271,8 @@ def write_records() -> None:
                 if options.get("eval_server_launcher") is None:  # which starts the judge
                     check_tasks(options["task_dict"])
                 asked = options.get("process_docs_parallel", 1)
-                options["process_docs_parallel"] = scoring_threads(int(asked))
+                threads = scoring_threads(int(asked), session.scorers.values())
+                options["process_docs_parallel"] = threads
                 results = original(lm=lm, cli_args=cli_args, **options)
                 settings, total = lm.settings.summary(), summed(session.records)
                 if results is not None:  # only the first process has them

@@ -3,7 +3,7 @@
 import inspect
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ from loguru import logger
 
 from replay_core import UsageError
 
+# Scorers that give an answer without an option a random one.
+_DRAWING = ("mmmu.utils.", "mmmu_pro.utils.", "video_holmes.utils.")
 
-def scoring_threads(asked: int) -> int:
-    r"""Return how many threads may score: one where a task's scorer has loaded math_verify.
+
+def scoring_threads(asked: int, scorers: Iterable[str] = ()) -> int:
+    r"""Return how many threads may score: one with math_verify, or with ``scorers`` that draw.
 
     math_verify limits its time (5 seconds for each parse and each comparison) by signals, which
     only the main thread can set; in lmms-eval's pool it raises, and the ``*_reasoning`` scorers
@@ -22,22 +25,31 @@ def scoring_threads(asked: int) -> int:
     main thread itself, so that the limits hold. To be dropped when math_verify can be called from
     other threads.
 
+    The scorers of MMMU, MMMU-Pro and Video-Holmes give an answer that names no option a random one,
+    from a stream that lmms-eval seeds: in several threads the same answers have other scores in
+    each run.
+
     Raises:
         UsageError: the evaluation itself does not run in the main thread.
     """
-    if "math_verify" not in sys.modules:
-        return asked
-    if threading.current_thread() is not threading.main_thread():
+    verifies = "math_verify" in sys.modules
+    if verifies and threading.current_thread() is not threading.main_thread():
         raise UsageError(
             "this task's scorer uses math_verify, whose time limits work in the main thread only; "
             "run the evaluation there"
         )
-    if asked > 1:
+    why = "draws an option for an answer that names none" if _draw(scorers) else None
+    if verifies:
+        why = "uses math_verify, which fails in any but the main thread"
+    if why and asked > 1:
         logger.info(
-            f"replay: answers are scored in 1 thread, not {asked}: a scorer of this run uses "
-            "math_verify, which fails in any but the main thread"
+            f"replay: answers are scored in 1 thread, not {asked}: a scorer of this run {why}"
         )
-    return 1
+    return 1 if why else asked
+
+
+def _draw(scorers: Iterable[str]) -> bool:
+    return any(scorer.startswith(_DRAWING) for scorer in scorers)
 
 
 def scorers(tasks: Mapping[Any, Any]) -> dict[str, str]:

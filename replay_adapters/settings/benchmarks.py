@@ -71,4 +71,6 @@ def form_taken(task: str | None, scorer: str = "") -> Takes:
         return known.tasks[task].takes
     every = (named for each in benchmarks().values() for named in each.tasks.values())
     forms = {named.takes for named in every if scorer and named.scorer == scorer}
+    if forms == {"letter", "option"}:  # MMMU-Pro's, whose vision task wants the bare letter
+        return "letter"
     return forms.pop() if len(forms) == 1 else "text"

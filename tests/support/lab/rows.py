@@ -1,43 +1,14 @@
-"""Rows of the paper's benchmarks in their own schemas, and tasks that read them offline.
-
-A task here includes the harness's own file, whose prompt, scorer and metrics stay; it has another
-name, ``lab_`` and the harness's, since the harness lets nothing stand over a name of its own.
-"""
+"""Rows of the paper's benchmarks in the sets' own schemas."""
 
 import base64
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import yaml
-from datasets import Dataset, Image
-
-from replay_adapters.settings.resources import resource
 from tests.support import media
-from tests.support.lab.answers import LETTERS, MIXED, NUMBERS, Written
+from tests.support.lab.answers import Written
 
 COLOURS = ("red", "blue", "green", "grey", "black", "white", "brown", "pink", "gold", "teal")
 QUESTION = "Which colour is the car"
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Lab:
-    """A task of the harness, the rows that it is given, and the answers that it is to score."""
-
-    file: str
-    """The task's YAML file, below ``lmms_eval/tasks`` or, where ``ours``, below ``tasks``."""
-    split: str
-    row: Callable[[int, Written], Row]
-    written: Sequence[Written] = LETTERS
-    pictures: Sequence[str] = ()
-    """Columns that hold a picture; none where they are text, or where the rows are about clips."""
-    ours: bool = False
-    more: Sequence[Written] = ()
-    """Rows behind the others, which the task leaves out."""
-    clips: Callable[[Row], str] | None = None
-    """Where a row's clip lies, below ``HF_HOME``."""
 
 
 def _options(count: int) -> list[str]:
@@ -52,7 +23,7 @@ def _question(number: int, one: Written) -> str:
     return f"{QUESTION} of line {number}?" if one.truth == "B" else f"How much is line {number}?"
 
 
-def _mathverse(number: int, one: Written) -> Row:
+def mathverse(number: int, one: Written) -> Row:
     asked = _question(number, one)
     if one.truth == "B":
         asked += f"\nChoices:\n{_listed()}"
@@ -71,7 +42,7 @@ def _mathverse(number: int, one: Written) -> Row:
     }
 
 
-def _mathvision(number: int, one: Written) -> Row:
+def mathvision(number: int, one: Written) -> Row:
     return {
         "id": str(number),
         "question": f"{_question(number, one)}\n<image1>",
@@ -85,7 +56,7 @@ def _mathvision(number: int, one: Written) -> Row:
     }
 
 
-def _mathvista(number: int, one: Written) -> Row:
+def mathvista(number: int, one: Written) -> Row:
     letter = one.truth == "B"
     whole = one.truth.isdigit()
     kind = "text" if letter else "integer" if whole else "float"
@@ -106,7 +77,7 @@ def _mathvista(number: int, one: Written) -> Row:
     }
 
 
-def _dynamath(number: int, one: Written) -> Row:
+def dynamath(number: int, one: Written) -> Row:
     letter = one.truth == "B"
     choices = f" Choices: {_listed()}" if letter else ""
     return {
@@ -122,7 +93,7 @@ def _dynamath(number: int, one: Written) -> Row:
     }
 
 
-def _wemath(number: int, one: Written) -> Row:
+def wemath(number: int, one: Written) -> Row:
     step = number % 3
     return {
         "ID": number // 3,
@@ -138,7 +109,7 @@ def _wemath(number: int, one: Written) -> Row:
     }
 
 
-def _logicvista(number: int, one: Written) -> Row:
+def logicvista(number: int, one: Written) -> Row:
     return {
         "index": number,
         "question": f"{_question(number, one)} {_listed()}",
@@ -152,7 +123,7 @@ def _pictures(picture: bytes) -> Row:
     return {"image_1": picture, **{f"image_{other}": None for other in range(2, 8)}}
 
 
-def _mmmu(number: int, one: Written) -> Row:
+def mmmu(number: int, one: Written) -> Row:
     letter = one.truth == "B"
     return {
         "id": f"validation_Biology_{number}",
@@ -168,7 +139,7 @@ def _mmmu(number: int, one: Written) -> Row:
     }
 
 
-def _mmmu_pro(number: int, one: Written) -> Row:
+def mmmu_pro(number: int, one: Written) -> Row:
     return {
         "id": f"test_Biology_{number}",
         "question": f"<image 1> {_question(number, one)}",
@@ -182,7 +153,7 @@ def _mmmu_pro(number: int, one: Written) -> Row:
     }
 
 
-def _mmmu_pro_vision(number: int, one: Written) -> Row:
+def mmmu_pro_vision(number: int, one: Written) -> Row:
     return {
         "id": f"test_Biology_{number}",
         "image": media.png(seed=number),
@@ -192,7 +163,7 @@ def _mmmu_pro_vision(number: int, one: Written) -> Row:
     }
 
 
-def _hrbench(number: int, one: Written) -> Row:
+def hrbench(number: int, one: Written) -> Row:
     return {
         "index": number,
         "question": _question(number, one),
@@ -204,7 +175,7 @@ def _hrbench(number: int, one: Written) -> Row:
     }
 
 
-def _vstar(number: int, one: Written) -> Row:
+def vstar(number: int, one: Written) -> Row:
     return {
         "question_id": str(number),
         "text": f"{_question(number, one)}\n"
@@ -215,7 +186,7 @@ def _vstar(number: int, one: Written) -> Row:
     }
 
 
-def _videommmu(number: int, one: Written) -> Row:
+def videommmu(number: int, one: Written) -> Row:
     letter = one.truth == "B"
     return {
         "id": f"validation_Biology_{number}",
@@ -227,7 +198,7 @@ def _videommmu(number: int, one: Written) -> Row:
     }
 
 
-def _video_holmes(number: int, one: Written) -> Row:
+def video_holmes(number: int, one: Written) -> Row:
     return {
         "video ID": f"clip{number}",
         "Question ID": number,
@@ -239,7 +210,7 @@ def _video_holmes(number: int, one: Written) -> Row:
     }
 
 
-def _mmvu(number: int, one: Written) -> Row:
+def mmvu(number: int, one: Written) -> Row:
     letter = one.truth == "B"
     choices = dict(zip("ABCDE", _options(5) if letter else [""] * 5, strict=True))
     return {
@@ -253,7 +224,7 @@ def _mmvu(number: int, one: Written) -> Row:
     }
 
 
-def _mlvu(number: int, one: Written) -> Row:
+def mlvu(number: int, one: Written) -> Row:
     kinds = ("anomaly_reco", "count", "ego", "needle", "order", "plotQA", "topic_reasoning")
     return {
         "video_name": f"{number}.mp4",
@@ -264,153 +235,3 @@ def _mlvu(number: int, one: Written) -> Row:
         "answer": one.truth,
         "task_type": kinds[number % 7],
     }
-
-
-_MMMU_PICTURES = tuple(f"image_{number}" for number in range(1, 8))
-_VIDEO_MMMU = "video_mmmu/Science/{id}.mp4"
-# What stands in a hub's cache, since the set's code asks the hub's client for the folder.
-_HUB = Path("datasets--TencentARC--Video-Holmes")
-_VIDEO_HOLMES = f"{_HUB}/snapshots/0/videos_cropped/{{video ID}}.mp4"
-
-
-def _clip(where: str) -> Callable[[Row], str]:
-    return lambda row: where.format(**row)
-
-
-LABS = {
-    "mathverse_testmini_vision_only": Lab(
-        "mathverse/mathverse_testmini_vision_only.yaml", "vision_only", _mathverse, MIXED, ["image"]
-    ),
-    "mathvision_test": Lab(
-        "mathvision/mathvision_test.yaml", "test", _mathvision, MIXED, ["decoded_image"]
-    ),
-    "mathvision_reason_test": Lab(
-        "mathvision/mathvision_reason_test.yaml", "test", _mathvision, MIXED, ["decoded_image"]
-    ),
-    "mathvision_reason_test_reasoning": Lab(
-        *("mathvision/reasoning/mathvision_reason_test.yaml", "test", _mathvision, MIXED),
-        ["decoded_image"],
-    ),
-    "mathvista_testmini_cot": Lab(
-        *("mathvista/mathvista_testmini_cot.yaml", "testmini", _mathvista, MIXED),
-        ["decoded_image"],
-    ),
-    "mathvista_testmini_format": Lab(
-        *("mathvista/mathvista_testmini_format.yaml", "testmini", _mathvista, MIXED),
-        ["decoded_image"],
-    ),
-    "mathvista_testmini_solution": Lab(
-        *("mathvista/mathvista_testmini_solution.yaml", "testmini", _mathvista, MIXED),
-        ["decoded_image"],
-    ),
-    "mathvista_testmini_cot_reasoning": Lab(
-        *("mathvista/reasoning/mathvista_testmini_cot.yaml", "testmini", _mathvista, MIXED),
-        ["decoded_image"],
-    ),
-    "dynamath_reasoning": Lab(
-        "dynamath/reasoning/dynamath.yaml", "test", _dynamath, MIXED, ["decoded_image"]
-    ),
-    "wemath_testmini_reasoning": Lab(
-        *("wemath/reasoning/wemath_testmini_thinking.yaml", "testmini", _wemath, LETTERS),
-        ["image_path"],
-    ),
-    "logicvista_reasoning": Lab(
-        "logicvista/reasoning/logicvista_thinking.yaml", "test", _logicvista, LETTERS, ["image"]
-    ),
-    "mmmu_val": Lab("mmmu/mmmu_val.yaml", "validation", _mmmu, MIXED, _MMMU_PICTURES),
-    "mmmu_val_reasoning": Lab(
-        "mmmu/reasoning/mmmu_val_reasoning.yaml", "validation", _mmmu, MIXED, _MMMU_PICTURES
-    ),
-    "mmmu_pro_standard": Lab(
-        "mmmu_pro/mmmu_pro_standard.yaml", "test", _mmmu_pro, LETTERS, _MMMU_PICTURES
-    ),
-    "mmmu_pro_standard_cot_reasoning": Lab(
-        *("mmmu_pro/reasoning/mmmu_pro_standard_cot.yaml", "test", _mmmu_pro, LETTERS),
-        _MMMU_PICTURES,
-    ),
-    "mmmu_pro_vision": Lab(
-        "mmmu_pro/mmmu_pro_vision.yaml", "test", _mmmu_pro_vision, LETTERS, ["image"]
-    ),
-    "hrbench4k": Lab("hrbench/hrbench4k.yaml", "hrbench_4k", _hrbench),
-    "hrbench8k": Lab("hrbench/hrbench8k.yaml", "hrbench_8k", _hrbench),
-    "vstar_bench": Lab("vstar_bench/vstar_bench.yaml", "test", _vstar, LETTERS, ["image"]),
-    "vstar_bench_reasoning": Lab(
-        "vstar_bench/reasoning/vstar_bench_reasoning.yaml", "test", _vstar, LETTERS, ["image"]
-    ),
-    "video_mmmu_perception": Lab(
-        "videommmu/perception.yaml", "test", _videommmu, LETTERS, clips=_clip(_VIDEO_MMMU)
-    ),
-    "video_mmmu_comprehension": Lab(
-        "videommmu/comprehension.yaml", "test", _videommmu, LETTERS, clips=_clip(_VIDEO_MMMU)
-    ),
-    "video_mmmu_adaptation": Lab(
-        "videommmu/adaptation.yaml", "test", _videommmu, MIXED, clips=_clip(_VIDEO_MMMU)
-    ),
-    "video_holmes": Lab(
-        "video_holmes/video_holmes.yaml", "test", _video_holmes, clips=_clip(_VIDEO_HOLMES)
-    ),
-    "video_holmes_reasoning": Lab(
-        *("video_holmes/video_holmes_reasoning.yaml", "test", _video_holmes),
-        clips=_clip(_VIDEO_HOLMES),
-    ),
-    "mmvu_val": Lab(
-        "mmvu/mmvu_val.yaml", "validation", _mmvu, LETTERS, clips=_clip("mmvu/{video_path}")
-    ),
-    "mlvu_dev": Lab("mlvu/mlvu_dev.yaml", "test", _mlvu, clips=_clip("mlvu/{video_name}")),
-}
-
-LABS |= {
-    f"{name}_long": replace(LABS[name], file=f"long_answers/{name}_long.yaml", ours=True)
-    for name in (
-        *("mmmu_val", "mmmu_pro_standard", "mmmu_pro_vision", "hrbench4k", "hrbench8k"),
-        *("vstar_bench", "video_holmes", "mlvu_dev"),
-    )
-}
-LABS["mathverse_testmini_vision_only_reasoning"] = replace(
-    LABS["mathverse_testmini_vision_only"],
-    file="vision_only/mathverse_testmini_vision_only_reasoning.yaml",
-    ours=True,
-)
-LABS["mmvu_val_mc"] = replace(
-    LABS["mmvu_val"], file="multiple_choice/mmvu_val_mc.yaml", ours=True, more=NUMBERS[:1]
-)
-
-
-def write(folder: Path, names: Sequence[str] = tuple(LABS)) -> Path:
-    """Write the tasks' files, rows and pictures into ``folder``; return it."""
-    import lmms_eval.tasks
-
-    harness, tasks = Path(lmms_eval.tasks.__file__).parent, resource("tasks")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        lab = LABS[name]
-        rows = [lab.row(number, one) for number, one in enumerate((*lab.written, *lab.more))]
-        table = Dataset.from_list(rows)
-        for column in lab.pictures:
-            table = table.cast_column(column, Image())
-        table.to_parquet(folder / f"{name}.parquet")
-        task = {
-            "include": str((tasks if lab.ours else harness) / lab.file),
-            "task": f"lab_{name}",
-            "tag": [],
-            "dataset_path": "parquet",
-            "dataset_name": None,
-            "dataset_kwargs": {"data_files": {lab.split: f"{name}.parquet"}},
-            "test_split": lab.split,
-        }
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(task))
-    return folder
-
-
-def write_clips(home: Path, names: Sequence[str] = tuple(LABS)) -> Path:
-    """Write the clips that the tasks' rows name below ``home``, a ``HF_HOME``; return it."""
-    (home / _HUB / "refs").mkdir(parents=True, exist_ok=True)
-    (home / _HUB / "refs" / "main").write_text("0")
-    for name in names:
-        lab = LABS[name]
-        for number, one in enumerate(lab.written if lab.clips else ()):
-            assert lab.clips is not None
-            path = home / lab.clips(lab.row(number, one))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            media.clip(path, 8, 4, (84, 56))
-    return home

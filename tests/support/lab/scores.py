@@ -25,9 +25,14 @@ def _right(task: Any, name: str, document: dict[str, Any], text: str, chance: in
         return options[chance % len(options)]
 
     with mock.patch.object(random, "choice", draw), _quiet():
-        scores = task.process_results(dict(document), [text])
-        metric = metric_of(task, name, scores)
-        value = scores[metric]
+        return adds_up(task, name, task.process_results(dict(document), [text]))
+
+
+def adds_up(task: Any, name: str, scores: dict[str, Any]) -> bool:
+    """Return whether what a scorer told of one document adds up to more than nothing."""
+    metric = metric_of(task, name, scores)
+    value = scores[metric]
+    with _quiet():
         add_up = task.aggregation()[metric]
         if not isinstance(value, int | float):
             more = [None] if len(inspect.signature(add_up).parameters) > 1 else []
