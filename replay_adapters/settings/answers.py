@@ -10,10 +10,10 @@ from typing import Literal
 import regex
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-Takes = Literal["text", "letter", "option", "boxed"]
+Takes = Literal["text", "letter", "option", "boxed", "tagged"]
 """What a scorer reads best: the answer as it stands; an option's letter; the same, but an answer
-that names no letter in a sentence, in which the scorer looks for the words of an option; or a box,
-with a letter or LaTeX in it."""
+that names no letter in a sentence, in which the scorer looks for the words of an option; a box,
+with a letter or LaTeX in it; or a letter in ``<answer>…</answer>``."""
 
 # An own pattern that runs for longer on one text than this, in seconds, finds nothing.
 _PATIENCE = 1.0
@@ -206,6 +206,8 @@ def _formed(text: str, takes: Takes) -> str:
     if takes == "option":
         # Scorers look for an option's words only in texts of more than five.
         return f"({text})" if match else f"the answer to this question is {text}"
+    if takes == "tagged":
+        return f"<answer>{text}</answer>"
     if takes == "boxed":
         # The scorers' parser knows LaTeX by its dollars; it also compares texts as they are.
         latex = any(mark in text for mark in "\\^{") and _PLAIN.fullmatch(text)
