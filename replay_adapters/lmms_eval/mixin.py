@@ -86,7 +86,7 @@ class ReplayMixin(Replaying):
     def generate_until(self, requests: list[Any]) -> list[Any]:
         """Return the final answers, which the pair's protocol tells from the rest of the texts."""
         with joined(self) as session:
-            finals = Finals(session.records, requests, self.settings.protocol.answer)
+            finals = Finals(session, requests, self.settings.protocol.answer)
             return finals.of(self.texts(requests))
 
     def texts(self, requests: list[Any]) -> list[Any]:

@@ -73,8 +73,10 @@ def edited_request(
 
     A chat class is given ``(context, doc_to_messages, generation, …)``, a simple one ``(context,
     generation, doc_to_visual, …)``. The pair's generation settings win over the task's, but not
-    over those that the ``command_line`` names. A copy also where the protocol is empty: the simple
-    Qwen2-VL class takes ``until`` out of the settings it is given, so that ``--use_cache`` would
+    over those that the ``command_line`` names. Where the pair has a decoding or a mark for its
+    answers, the task's ``until`` is dropped: lmms-eval's default, an empty line, ends a reasoning
+    behind its first paragraph in the simple Qwen2-VL class. A copy also where the protocol is
+    empty: that class takes ``until`` out of the settings it is given, so that ``--use_cache`` would
     look for one key and store another.
     """
     if chat:
@@ -88,7 +90,9 @@ def edited_request(
     else:
         context, generation, *tail = request.arguments
         question = (edit_question(context, protocol),)
-    ours = {k: v for k, v in protocol.generation.items() if k not in command_line}
+    long = "until" in generation and (protocol.generation or protocol.answer)
+    decoding = {**({"until": []} if long else {}), **protocol.generation}
+    ours = {k: v for k, v in decoding.items() if k not in command_line}
     edited = copy.copy(request)
     edited.arguments = (*question, {**generation, **ours}, *tail)
     return edited

@@ -84,7 +84,8 @@ def test_a_scorer_of_letters_is_given_the_letter_that_is_named(answer, letter):
 
 def test_a_scorer_of_boxes_is_given_a_marked_answer_in_one():
     assert final_answer("<answer>7/2</answer>", TAGGED, "boxed") == r"\boxed{7/2}"
-    assert final_answer("It is 7/2.", TAGGED, "boxed") == "It is 7/2."
+    assert final_answer("It is 7/2.", TAGGED, "boxed") == r"\boxed{7/2}"
+    assert final_answer("It is 7/2 or 4.", TAGGED, "boxed") == "It is 7/2 or 4."
     assert final_answer("<think>7/2", TAGGED, "boxed") == ""
 
 

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from replay_adapters.settings.answers import AnswerFormat
 from replay_adapters.settings.pairs import Protocol
 from replay_adapters.settings.protocol import (
     edit_last_text,
@@ -59,7 +60,23 @@ def test_decoding_of_the_pair_wins_over_the_task_but_not_over_the_command_line()
     task = {"max_new_tokens": 16, "temperature": 1, "until": ["\n"]}
     given = ("How many?", task)
     _, edited = edited_arguments(given, protocol, chat=False, command_line={"temperature"})
-    assert edited == {"max_new_tokens": 2048, "temperature": 1, "until": ["\n"]}
+    assert edited == {"max_new_tokens": 2048, "temperature": 1, "until": []}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "typed", "until"),
+    [
+        (Protocol(), (), ["\n\n"]),
+        (Protocol(user_suffix="Box it."), (), ["\n\n"]),
+        (Protocol(answer=AnswerFormat(boxed=True)), (), []),
+        (Protocol(answer=AnswerFormat(boxed=True)), ("until",), ["\n\n"]),
+        (Protocol(generation={"until": ["Q:"]}), (), ["Q:"]),
+    ],
+)
+def test_a_tasks_stop_words_do_not_end_an_answer_in_the_pairs_format(protocol, typed, until):
+    given = ("How many?", {"until": ["\n\n"]})
+    edited = edited_arguments(given, protocol, chat=False, command_line=typed)
+    assert edited[1]["until"] == until
 
 
 def test_chat_and_simple_requests_carry_the_same_edits():
