@@ -9,13 +9,16 @@ from replay_adapters.runs.compare import TaskComparison
 from replay_adapters.runs.openvlm import CutCell
 from replay_adapters.runs.summary import summary_line, summary_table
 from replay_adapters.runs.tables import told
-from replay_core import ReplayConfig
 
-_METHOD = (
-    "Activation Replay (Xing et al. 2025, arXiv 2511.19972): before a policy trained by RLVR "
-    "answers, the visual tokens of its prompt are optimised at test time, so that the policy's "
-    "activations at positions where its base was sure come near the base's. No weight changes."
-)
+_METHODS = {
+    "replay": "Activation Replay (Xing et al. 2025, arXiv 2511.19972): before a policy trained by "
+    "RLVR answers, the visual tokens of its prompt are optimised at test time, so that the "
+    "policy's activations at positions where its base was sure come near the base's. No weight "
+    "changes.",
+    "inject": "Injection (Xing et al. 2025, arXiv 2511.19972, Table 1): while a policy trained by "
+    "RLVR reads its prompt, its activations at chosen positions are overwritten by those of its "
+    "base. No weight changes.",
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Entry:
     twin_folder: str
     totals: dict[str, Any]
     twin_totals: dict[str, Any]
+    commands: tuple[str, ...]
+    """What made the run and its twin; empty where the harness's files do not say it."""
 
 
 def described(
@@ -38,7 +43,10 @@ def described(
     settings = entries[0].found.b.settings
     parts = [
         f"# {name}",
-        _METHOD,
+        *(
+            _METHODS[method]
+            for method in dict.fromkeys(o.found.b.config["method"] for o in entries)
+        ),
         _table(
             ("", "checkpoint", "revision"),
             [
@@ -61,11 +69,9 @@ def described(
 def _settings(entry: Entry) -> str:
     """Return what made one run: its options where they are not the defaults, and its totals."""
     run, settings = entry.found.b, entry.found.b.settings
-    default = ReplayConfig().model_dump(mode="json")
-    options = {k: v for k, v in run.config.items() if v != default.get(k) or k == "method"}
     versions = settings.get("versions") or {}
     lines = [
-        ("options", _shown(options)),
+        ("options", _shown(run.config)),
         ("preset", settings.get("preset")),
         ("protocol", settings.get("protocol")),
         ("prompt, pixels, decoding", _shown(settings.get("protocol_settings") or {})),
@@ -77,7 +83,9 @@ def _settings(entry: Entry) -> str:
         ("answers cut, twin", _share(entry.twin_totals.get("truncated"))),
     ]
     known = [(label, _cell(value)) for label, value in lines if value not in (None, "", "–")]
-    return f"### {run.task} in {run.harness}\n\n{_table(('', 'value'), known)}"
+    commands = "\n".join(entry.commands)
+    made = f"\n\n```\n{commands}\n```" if commands else ""
+    return f"### {run.task} in {run.harness}\n\n{_table(('', 'value'), known)}{made}"
 
 
 def _totals(totals: Mapping[str, Any]) -> list[tuple[str, Any]]:

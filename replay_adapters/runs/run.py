@@ -22,7 +22,7 @@ _NEUTRAL = (
     *("batch_size", "device", "device_map", "attn_implementation", "use_flash_attention_2"),
     *("use_cache", "pretrained", "pair", "processor", "model_path", "verbose", "use_vllm"),
 )
-ASPECTS = ("prompt", "pixels", "decoding", "judge")
+ASPECTS = ("prompt", "pixels", "decoding", "answer format", "judge")
 # The field that both harnesses' HR-Bench gives the rotations of one question.
 _ROTATION = "cycle_category"
 _OPTION = re.compile(r"^\s*\(?([A-J])[.):]\s*(.*)$", re.MULTILINE)
@@ -175,8 +175,10 @@ def plugin_facts(summary: Mapping[str, Any]) -> Facts:
     """Return what the plugin says of a run, in either harness."""
     protocol = dict(summary.get("protocol_settings") or {})
     generation = protocol.pop("generation", {})
+    answer = protocol.pop("answer", {})
     facts = argument_facts({**protocol, **(summary.get("harness_arguments") or {})})
     facts["decoding"] |= {"dtype": summary.get("dtype"), "generation": generation}
+    facts["answer format"] = answer
     return facts
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from replay_adapters.runs.command_lines import command_line
 from replay_adapters.runs.compare import TaskComparison, compare_logs
 from replay_adapters.runs.described import Entry, described
 from replay_adapters.runs.openvlm import CutCell, model_entry, write_predictions
@@ -100,7 +101,7 @@ class _Writer:
             self._openvlm(of_vlmevalkit)
         name = f"{self.title} (Replay)"
         told = described(name, entries, self.cut, self.removed)
-        (self.root / "README.md").write_text(told, encoding="utf-8")
+        (self.root / "README.md").write_bytes(_SECRET.sub(rb"\1=REMOVED", told.encode()))
         files = {
             str(path.relative_to(self.root)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(self.root.rglob("*"))
@@ -108,7 +109,7 @@ class _Writer:
         }
         content = {"method": name, "runs": [_content(one) for one in entries], "files": files}
         text = json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n"
-        (self.root / "bundle.json").write_text(text, encoding="utf-8")
+        (self.root / "bundle.json").write_bytes(_SECRET.sub(rb"\1=REMOVED", text.encode()))
         return entries, tuple(self.cut), tuple(self.removed)
 
     def _entry(self, found: TaskComparison) -> Entry:
@@ -119,7 +120,7 @@ class _Writer:
         for run, folder in zip((found.b, found.a), folders, strict=True):
             self._copy(run, self.root / folder)
         totals = [_totals(run) for run in (found.b, found.a)]
-        return Entry(found, str(folders[0]), str(folders[1]), *totals)
+        return Entry(found, str(folders[0]), str(folders[1]), *totals, _commands(found))
 
     def _copy(self, run: RunLog, folder: Path) -> None:
         """Copy a run's own files: samples, predictions, scorers' tables, results, settings."""
@@ -176,6 +177,14 @@ def _totals(run: RunLog) -> dict[str, Any]:
     return found
 
 
+def _commands(found: TaskComparison) -> tuple[str, ...]:
+    """Return what made a run and its twin; empty where the files do not say it."""
+    try:
+        return tuple(command_line([run], twin=False) for run in (found.b, found.a))
+    except UsageError:
+        return ()
+
+
 def _content(entry: Entry) -> dict[str, Any]:
     """Return all that is known of a run, for programs."""
     run = entry.found.b
@@ -185,6 +194,7 @@ def _content(entry: Entry) -> dict[str, Any]:
         "totals": entry.totals,
         "twin_totals": entry.twin_totals,
         "twin_settings": {k: v for k, v in entry.found.a.settings.items() if k != "totals"},
+        "commands": list(entry.commands),
         "folder": entry.folder,
         "twin_folder": entry.twin_folder,
     }

@@ -52,11 +52,12 @@ def test_a_token_does_not_leave_the_house(tmp_path):
     content = json.loads(path.read_text())
     content["config"]["hf_hub_log_args"] = "hub_results_org=me,token=hf_abcdef,public_repo=True"
     content["config"]["gen_kwargs"] = "max_new_tokens=16"
+    content["config"]["model_args"] = "pretrained=me/rl,api_key=sk-abcdef"
     path.write_text(json.dumps(content))
     output = tmp_path / "bundle"
     made = submit(folders, output)
     texts = [p.read_text(encoding="utf-8") for p in output.rglob("*") if p.is_file()]
-    assert not any("hf_abcdef" in text for text in texts)
+    assert not any("abcdef" in text for text in texts)
     (removed,) = made.removed
     told = (output / removed).read_text()
     assert "hub_results_org=me,token=REMOVED,public_repo=True" in told

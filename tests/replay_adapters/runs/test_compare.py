@@ -302,3 +302,15 @@ def test_problems_that_were_asked_once_each_are_independent(tmp_path):
     a, b = (dynamath(tmp_path / name, [True, name == "a"] * 5, 1) for name in "ab")
     (found,) = compare_runs(a, b)
     assert (found.cluster, found.report.clusters) == (None, None)
+
+
+@pytest.mark.parametrize("marks", [{}, {"tag": "answer", "boxed": False}])
+def test_runs_whose_answers_were_taken_out_otherwise_are_not_compared(tmp_path, marks):
+    a, b = planted(20, 3, 1)
+    formats = ({"tag": "answer", "boxed": True}, marks)
+    for name, scores, answer in zip("ab", (a, b), formats, strict=True):
+        settings = {"user_suffix": None, "generation": {}, "answer": answer}
+        log(tmp_path / name, scores, summary={"protocol_settings": settings})
+    with pytest.raises(UsageError, match=r"answer format differs .boxed is True in one and"):
+        compare_runs(tmp_path / "a", tmp_path / "b")
+    assert compare_runs(tmp_path / "a", tmp_path / "a")

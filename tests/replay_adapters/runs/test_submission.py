@@ -107,6 +107,7 @@ def test_the_page_says_what_the_runs_came_to(of_lmms_eval):
     told = {row[""]: row["value"] for row in values}
     assert told["outcomes"] == "applied=5"
     assert "layers=3" in told["options"]
+    assert "lmms_eval --model qwen2_vl_replay --model_args" in page
     assert "transformers=" in told["versions"]
 
 

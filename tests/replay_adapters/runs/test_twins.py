@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 
+from replay_adapters.runs.command_lines import command_line
 from replay_adapters.runs.reader import read_runs
 from replay_adapters.runs.submission import submit
 from replay_adapters.runs.twins import with_twins
@@ -116,11 +117,13 @@ def of_vlmevalkit(folder, run):
 def test_a_run_by_a_models_name_has_a_twin_by_name(tmp_path):
     options = "threshold=0.2,layers=[0,1],max_new_tokens=32,protocol=task,strict=true"
     given = ["--model", "demo-replay", "--data", "replay_demo", "--replay", options]
-    given += ["--judge", "exact_matching", "--work-dir", str(tmp_path)]
+    given += ["--judge", "exact_matching", "--judge-key", "sk-1", "--work-dir", str(tmp_path)]
     run = launcher.prepare(given)
     model = of_vlmevalkit(tmp_path, run)
     with pytest.raises(UsageError, match="the twin of MyMCQ is missing") as refused:
         with_twins(read_runs(model))
+    assert "sk-1" not in str(refused.value)
+    assert '--judge-key "$JUDGE_KEY"' in str(refused.value)
     words = shlex.split(str(refused.value).splitlines()[-1])
     assert words[:3] == ["env", "PRED_FORMAT=tsv", "vlmeval_replay"]
     words[words.index("MyMCQ")] = "replay_demo"  # the only set that the embedded pair answers
@@ -133,6 +136,10 @@ def test_a_run_by_a_models_name_has_a_twin_by_name(tmp_path):
     changed = {**ours.settings.config.model_dump(), "method": "none"}
     assert theirs.settings.config.model_dump() == changed
     assert "exact_matching" in twin.argv
+    ((same, again),) = launcher.prepare(
+        shlex.split(command_line(read_runs(model), twin=False).replace("MyMCQ", "replay_demo"))[3:]
+    ).ours.items()
+    assert (same, again.fingerprint) == (next(iter(run.ours)), ours.fingerprint)
     assert twin.work_dir == tmp_path
 
 
@@ -140,5 +147,5 @@ def test_a_run_that_does_not_say_how_it_was_made_is_refused(tmp_path):
     run = launcher.prepare(["--model", "demo-replay", "--data", "replay_demo"])
     model = of_vlmevalkit(tmp_path, run)
     (model / "status.json").unlink()
-    with pytest.raises(UsageError, match="does not say by which command it was made"):
+    with pytest.raises(UsageError, match="does not say by which command MyMCQ was answered"):
         with_twins(read_runs(model))

@@ -3,11 +3,10 @@
 import json
 import shutil
 import sys
-from dataclasses import replace
 
 import pytest
 
-from replay_adapters.runs.compare import compare_logs, compare_runs
+from replay_adapters.runs.compare import compare_runs
 from replay_adapters.runs.reader import read_runs
 from replay_adapters.runs.tables import told
 from replay_core import UsageError
@@ -118,11 +117,3 @@ def test_a_run_of_another_scorer_is_refused(run, tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     with pytest.raises(UsageError, match=r"comes to 0.33333 .* but the run reports 0.5"):
         read_runs(folder, ["mmmu_val"])
-
-
-def test_runs_whose_answers_were_taken_out_otherwise_are_not_compared(run):
-    ended, _ = run
-    (log,) = read_runs(ended.folder, ["mmmu_val"])
-    taken = replace(log, facts={**log.facts, "prompt": {**log.facts["prompt"], "answer": "tag"}})
-    with pytest.raises(UsageError, match="answer is"):
-        compare_logs([(log, taken)])
