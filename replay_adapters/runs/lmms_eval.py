@@ -85,7 +85,7 @@ def _scores(
     listed = config.get("metric_list") or ()
     named = next((str(one.get("aggregation")) for one in listed if one["metric"] == metric), "")
     aggregation = _FUNCTION.sub(r"\1", named)
-    tables = [sample.get(metric) for sample in samples]
+    tables: list[Any] = [sample.get(metric) for sample in samples]
     if has_verdicts(aggregation) and all(isinstance(table, dict) for table in tables):
         found = verdicts(aggregation, tables, reported, str(path))
         return list(found.scores), found.left_out

@@ -84,22 +84,26 @@ def _cut_before(run: RunLog, table: Any, name: str) -> list[CutCell]:
 def model_entry(
     entries: Mapping[str, Mapping[str, Any]], display: str, facts: Sequence[str]
 ) -> str:
-    """Return the Python that makes models known to the harness: name → their arguments.
+    """Return the Python that adds models to the harness's table: name → their arguments.
 
-    ``display`` is the method's name on the leaderboard, ``facts`` lines about it.
+    ``display`` is the method's name on the leaderboard, ``facts`` lines about it. A model whose
+    arguments are empty, since its run did not keep them, is only named.
     """
     lines = [f"# {line}" for line in (f"Method: {display}", *facts)]
     lines += [
         "#",
-        "# For vlmeval/config.py: the entries of the models. They need `pip install",
-        "# 'activation-replay[vlmevalkit]'`, whose patches `register` puts in place.",
-        "from replay_adapters.vlmevalkit import register",
+        "# For vlmeval/config.py, whose table takes them by supported_VLM.update(replay_series).",
+        "# They need pip install 'activation-replay[vlmevalkit]', and a run by vlmeval_replay, or",
+        "# by a script that calls replay_adapters.vlmevalkit.register() first.",
+        "from replay_adapters.vlmevalkit.planned import Build",
         "",
-        "register(",
-        "    {",
+        "replay_series = {",
     ]
     for name, arguments in entries.items():
-        lines += [f"        {name!r}: {{"]
+        if not arguments:
+            lines += [f"    # {name}: its run does not say by which arguments it was made."]
+            continue
+        lines += [f"    {name!r}: Build(", "        {"]
         lines += [f"            {key!r}: {value!r}," for key, value in arguments.items()]
-        lines += ["        },"]
-    return "\n".join([*lines, "    }", ")", ""])
+        lines += ["        }", "    ),"]
+    return "\n".join([*lines, "}", ""])

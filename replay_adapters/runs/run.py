@@ -178,7 +178,7 @@ def plugin_facts(summary: Mapping[str, Any]) -> Facts:
     answer = protocol.pop("answer", {})
     facts = argument_facts({**protocol, **(summary.get("harness_arguments") or {})})
     facts["decoding"] |= {"dtype": summary.get("dtype"), "generation": generation}
-    facts["answer format"] = answer
+    facts["answer format"] = {mark: value for mark, value in answer.items() if value}
     return facts
 
 

@@ -119,8 +119,9 @@ class _Writer:
         ]
         for run, folder in zip((found.b, found.a), folders, strict=True):
             self._copy(run, self.root / folder)
-        totals = [_totals(run) for run in (found.b, found.a)]
-        return Entry(found, str(folders[0]), str(folders[1]), *totals, _commands(found))
+        steered, twin = (_totals(run) for run in (found.b, found.a))
+        where, twin_where = map(str, folders)
+        return Entry(found, where, twin_where, steered, twin, _commands(found))
 
     def _copy(self, run: RunLog, folder: Path) -> None:
         """Copy a run's own files: samples, predictions, scorers' tables, results, settings."""

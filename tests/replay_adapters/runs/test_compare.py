@@ -314,3 +314,11 @@ def test_runs_whose_answers_were_taken_out_otherwise_are_not_compared(tmp_path, 
     with pytest.raises(UsageError, match=r"answer format differs .boxed is True in one and"):
         compare_runs(tmp_path / "a", tmp_path / "b")
     assert compare_runs(tmp_path / "a", tmp_path / "a")
+
+
+def test_a_run_of_no_answer_format_is_as_one_that_knew_of_none(tmp_path):
+    a, b = planted(20, 3, 1)
+    none = {"user_suffix": None, "generation": {}, "answer": {"boxed": False}}
+    log(tmp_path / "a", a)
+    log(tmp_path / "b", b, summary={"protocol_settings": none})
+    assert compare_runs(tmp_path / "a", tmp_path / "b")

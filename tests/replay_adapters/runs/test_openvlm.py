@@ -5,7 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from replay_adapters.runs.openvlm import CELL, write_predictions
+from replay_adapters.runs.openvlm import CELL, model_entry, write_predictions
 from replay_adapters.runs.run import Item, RunLog
 
 ODD = ["=1+1", "None", "NA", "https://a.b/c", "  B ", "1.50", "{=A1}", "zwei\nZeilen", "+5", "nan"]
@@ -66,3 +66,13 @@ def test_a_full_cell_without_a_journal_is_told(predicted, tmp_path):
     (told,) = write_predictions(bare, tmp_path / "N_set.xlsx")
     assert told.index == "1"
     assert write_predictions(run, tmp_path / "N_set.xlsx") == []
+
+
+def test_a_model_whose_arguments_are_not_known_is_no_entry():
+    given = {"pair": "demo", "replay_method": "replay", "system_prompt": 'Say "it"\nplainly'}
+    text = model_entry({"One": given, "Two": {}}, "One (Replay)", ["policy: me/rl"])
+    found: dict = {}
+    exec(compile(text, "entry", "exec"), found)
+    (entry,) = found["replay_series"].values()
+    assert entry._given == given
+    assert "# Two: its run does not say" in text

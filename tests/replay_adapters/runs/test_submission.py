@@ -20,7 +20,6 @@ from replay_core import UsageError
 from tests.replay_adapters.conftest import REPLAY
 from tests.replay_adapters.vlmevalkit.conftest import (  # noqa: F401
     PICTURES,
-    harness,
     sets,
     tiny_model,
     vlmeval,
@@ -174,14 +173,13 @@ def test_a_run_of_vlmevalkit_says_what_it_was_made_with(of_vlmevalkit, tiny_pair
     assert "openvlm.zip" in section(page, "Files")
 
 
-def test_the_models_entry_is_taken_by_the_harness(of_vlmevalkit, harness):  # noqa: F811
-    _, output = of_vlmevalkit
+def test_the_models_entry_builds_what_was_run(of_vlmevalkit):
+    work, output = of_vlmevalkit
     entry = output / "openvlm" / "model_entry.py"
-    runpy.run_path(str(entry))
-    known = harness.config.supported_VLM
-    steered, plain = (known.pop(f"Tiny-RL{ending}").planned for ending in ("-Replay", ""))
-    assert (steered.settings.config.method, steered.settings.config.layers) == ("replay", 3)
-    assert plain.settings.config.method == "none"
+    series = runpy.run_path(str(entry))["replay_series"]
+    assert series.keys() == {"Tiny-RL-Replay", "Tiny-RL"}
+    for name, source in (("Tiny-RL-Replay", "tiny-replay"), ("Tiny-RL", "tiny-none")):
+        assert (work / f"{source}-{series[name].planned.fingerprint[:8]}").is_dir()
     assert "# Method: Tiny-RL (Replay)" in entry.read_text(encoding="utf-8")
 
 
