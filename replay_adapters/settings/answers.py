@@ -146,14 +146,15 @@ def _tagged(text: str, tag: str, *, ends: bool = False) -> str | None:
 
     The end of the text may stand for the closing tag, as where decoding stops at it.
     """
-    while True:
-        before, opening, behind = text.rpartition(f"<{tag}>")
-        content, closing, more = behind.partition(f"</{tag}>")
-        if not opening or (ends and (not closing or more.strip())):
+    opening, stop = f"<{tag}>", len(text)
+    while (start := text.rfind(opening, 0, stop)) >= 0:
+        content, closing, more = text[start + len(opening) : stop].partition(f"</{tag}>")
+        if ends and (not closing or more.strip()):
             return None
-        if content.strip() or closing or not before:
+        if content.strip() or closing or not start:
             return content
-        text, ends = before, False
+        stop, ends = start, False
+    return None
 
 
 def _last(pattern: str, text: str) -> str | None:

@@ -36,6 +36,7 @@ WRITTEN = {
     # No answer.
     "": "",
     "<answer></answer>": "",
+    "<think>x</think><answer>": "",
     "<think>it may be B": "",
     r"<think>perhaps \boxed{B}": "",
     "<think>an <answer>A</answer> is asked for, and the option B": "",
@@ -171,7 +172,7 @@ def test_what_is_written_over_and_over_is_read_in_time(again):
     """A model that repeats itself up to its limit of tokens."""
     for takes in get_args(Takes):
         began = time.monotonic()
-        final_answer(again * 8192, TAGGED, takes)
+        final_answer(again * 50_000, TAGGED, takes)
         assert time.monotonic() - began < 5
 
 
