@@ -17,6 +17,8 @@ with a letter or LaTeX in it; or a letter in ``<answer>…</answer>``."""
 
 # An own pattern that runs for longer on one text than this, in seconds, finds nothing.
 _PATIENCE = 1.0
+# How many of them may stand around an answer.
+_LAYERS = 20
 _NAMED = (
     r"(?:the\s+)?(?:(?:final|correct|right|best)\s+)?(?:answer|option|choice)"
     r"[*_\s]*(?:\bis\b|:|\n)[*_\s:]*"
@@ -33,11 +35,14 @@ _WRAPPED = regex.compile(
 )
 # An option's letter, alone or in front of its text; not the first of several letters.
 _LETTER = regex.compile(
-    r"^(?i:(?:option|choice)\s+)?(?:[(\[{]([A-J])[)\]}]|([A-J])(?=[.:,)]|\s+[-–—(]|$)|([B-HJ])(?=\s+[a-z]))"
-    r"(?!\s*(?:,|;|&|\band\b|\bor\b)\s*[(\[]?[A-J]\b[^a-z]*$)"
+    r"^(?i:(?:option|choice)\s+)?"
+    r"(?:[(\[{]([A-J])[)\]}]|([A-J])(?=[.:,)]|\s+[-–—(]|$)|([B-HJ])(?=\s+[a-z]))"
+    r"(?!\s*(?:,|;|&|\band\b|\bor\b)\s*[(\[]?[A-J]\b)"
 )
 _LONE = regex.compile(r"^(?:(?:option|choice)\s+)?[(\[{]?([a-j])[)\]}]?$", regex.IGNORECASE)
-_LETTERS = regex.compile(r"(?<![\w'’])(?:[B-HJ]|A(?!\s+[a-z]))(?![\w'’])")
+# Letters that stand alone; an A before a word is an article, and an I is the writer.
+_LETTERS = regex.compile(r"(?<![\w'’])(?:[B-HJ]|A(?!\s+(?!(?:is|and|n?or)\b)[a-z]))(?![\w'’])")
+_DENIED = regex.compile(r"\b(?:not|n?either|nor|never|none|cannot)\b|n['’]t\b", regex.IGNORECASE)
 _NUMBERS = regex.compile(r"(?<![\^\w.])[-+]?\\?\$?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?")
 # LaTeX of a plain number, with its unit; not of roots and symbols.
 _PLAIN = regex.compile(
@@ -105,16 +110,16 @@ def _said(rest: str, takes: Takes) -> str:
     It is what the text states to be the answer, or all of a short text, or the only option or
     number that its last sentence names.
     """
-    stated = list(_STATED.finditer(rest))
-    bare = _bare(stated[-1].group(1) if stated else rest)
-    if stated or " " not in bare or _LETTER.match(bare):
+    stated = [one for one in _STATED.findall(rest) if not _DENIED.match(one)]
+    bare = _bare(stated[-1] if stated else rest)
+    letters = set(_LETTERS.findall(bare))
+    if stated or " " not in bare or (_LETTER.match(bare) and len(letters) == 1):
         return _formed(bare, takes)
     last = regex.split(r"[.!?]\s+|\n", bare)[-1]
     letters, numbers = set(_LETTERS.findall(last)), _NUMBERS.findall(last)
-    if len(letters) == 1 and not numbers:
-        return _formed(letters.pop(), takes)
-    if takes == "boxed" and len(numbers) == 1 and not letters:
-        return _formed(numbers[0], takes)
+    named = [*letters, *(numbers if takes == "boxed" or letters else ())]
+    if len(named) == 1 and not _DENIED.search(last):
+        return _formed(named[0], takes)
     return rest
 
 
@@ -141,15 +146,15 @@ def _tagged(text: str, tag: str, *, ends: bool = False) -> str | None:
 
     The end of the text may stand for the closing tag, as where decoding stops at it.
     """
-    before, opening, behind = text.rpartition(f"<{tag}>")
-    if not opening:
-        return None
-    content, closing, more = behind.partition(f"</{tag}>")
-    if ends and (not closing or more.strip()):
-        return None
-    if not content.strip() and not closing and before:
-        return _tagged(before, tag)
-    return content
+    opening, stop = f"<{tag}>", len(text)
+    while (start := text.rfind(opening, 0, stop)) >= 0:
+        content, closing, more = text[start + len(opening) : stop].partition(f"</{tag}>")
+        if ends and (not closing or more.strip()):
+            return None
+        if content.strip() or closing or not start:
+            return content
+        stop, ends = start, False
+    return None
 
 
 def _last(pattern: str, text: str) -> str | None:
@@ -185,16 +190,17 @@ def _behind(text: str, mark: str) -> str:
 
 def _bare(text: str) -> str:
     """Return an answer without the sentence, the emphasis and the mathematics mode around it."""
-    while True:
+    for _ in range(_LAYERS):
         shorter = _LEAD.sub("", text.strip()).strip().strip("*").strip()
         if match := _WRAPPED.match(shorter):
-            whole, _, *inner = match.groups()
+            whole, _quote, *inner = match.groups()
             shorter = next(part for part in (whole, *inner) if part is not None).strip()
         if not regex.search(r"\.\s|\.\.$", shorter):
             shorter = shorter.removesuffix(".")
         if shorter == text:
-            return text
+            break
         text = shorter
+    return text
 
 
 def _formed(text: str, takes: Takes) -> str:

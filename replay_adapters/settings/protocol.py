@@ -23,20 +23,21 @@ def edit_messages(
 ) -> Messages:
     """Return chat messages with the pair's system prompt in front and its way to ask the question.
 
-    The system prompt replaces one that the task has; where the harness's class writes it
-    (``writes_system_prompt``), the task's is only left out. The question is the last text of the
-    last user turn; where there is none, as with pictures alone, what the pair adds to a question is
-    a text of its own. The given messages are not changed.
+    A pair with words of its own replaces the task's system prompt, also where it has none itself:
+    what such a prompt says about thoughts and answers is another format. Where the harness's class
+    writes it (``writes_system_prompt``), the task's is only left out. The question is the last text
+    of the last user turn; where there is none, as with pictures alone, what the pair adds to a
+    question is a text of its own. The given messages are not changed.
     """
     edited = [
         {**m, "content": list(m["content"]) if isinstance(m["content"], list) else m["content"]}
         for m in messages
     ]
-    if protocol.system_prompt is not None:
+    if protocol.system_prompt is not None or edit_question("", protocol):
         edited = [message for message in edited if message["role"] != "system"]
-        if not writes_system_prompt:
-            system = {"type": "text", "text": protocol.system_prompt}
-            edited.insert(0, {"role": "system", "content": [system]})
+    if protocol.system_prompt is not None and not writes_system_prompt:
+        system = {"type": "text", "text": protocol.system_prompt}
+        edited.insert(0, {"role": "system", "content": [system]})
     users = [message for message in edited if message["role"] == "user"]
     if users and isinstance(users[-1]["content"], str):
         users[-1]["content"] = edit_question(users[-1]["content"], protocol)

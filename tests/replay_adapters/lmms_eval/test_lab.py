@@ -33,6 +33,7 @@ NAMED = {
     for name, task in each.tasks.items()
     if task.harness == "lmms-eval"
 }
+PUBLISHED = yaml.safe_load((Path(__file__).parents[1] / "prompts.yaml").read_text("utf-8"))
 # Where the judge decides about every answer; HR-Bench's is asked where no option is named.
 JUDGED = [
     name for name, task in NAMED.items() if task.judge and not name.startswith(("hrbench", "mmvu"))
@@ -126,7 +127,7 @@ Samples = dict[str, list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def scored(judge, tiny_pairs, tmp_path_factory) -> dict[str, Samples]:
-    """The samples of three runs of the real command line on every task.
+    """The samples of three runs of the real command line on every task, with their prompts.
 
     ``pair``: in a pair's format; ``task``: with the texts as they are; ``stock``: the same of the
     harness's own command line, and a model of its own kind.
@@ -180,6 +181,9 @@ def scored(judge, tiny_pairs, tmp_path_factory) -> dict[str, Samples]:
 def _samples(folder: Path, task: str) -> list[dict[str, Any]]:
     (file,) = folder.rglob(f"*_samples_lab_{task}.jsonl")
     samples = [json.loads(line) for line in file.read_text().splitlines()]
+    prompts = json.loads(folder.with_suffix(".prompts").read_text()).get(f"lab_{task}", {})
+    for sample in samples:
+        sample["prompt"] = prompts.get(str(sample["doc_id"]))
     return sorted(samples, key=lambda sample: sample["doc_id"])
 
 
@@ -199,6 +203,19 @@ def test_a_run_scores_them_as_the_laboratory_does(tasks, scored, name):
         expected = right_by(task, name, document, answer)
         if expected is not None:  # what is left to chance is told by the run alone
             assert adds_up(task, name, sample) is expected, one.text
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_a_run_asks_each_question_in_the_pairs_own_words(scored, name):
+    system = f"<|im_start|>system\n{PUBLISHED['mm_eureka_system']}<|im_end|>\n"
+    for own, stock in zip(scored["pair"][name], scored["task"][name], strict=True):
+        before, user, question = own["prompt"].partition("<|im_start|>user\n")
+        assert before == system
+        assert user + question == stock["prompt"][stock["prompt"].index(user) :]
+        if name != "mmmu_pro_vision":  # whose question stands in the picture
+            assert (
+                f"of line {own['doc_id']}?" in question or f"is line {own['doc_id']}?" in question
+            )
 
 
 @pytest.mark.parametrize("name", RUN)

@@ -35,7 +35,9 @@ def test_a_system_prompt_of_the_task_is_replaced():
     edited = edit_messages(messages, Protocol(system_prompt="New."))
     assert [message["role"] for message in edited] == ["system", "user"]
     assert edited[0]["content"][0]["text"] == "New."
-    assert edit_messages(messages, Protocol(user_suffix="!"))[0]["content"] == "Old."
+    (user,) = edit_messages(messages, Protocol(user_suffix="!"))  # a pair that has none
+    assert user["content"][-1]["text"] == "How many?!"
+    assert edit_messages(messages, Protocol(max_pixels=9)) == messages
 
 
 def test_only_the_last_user_turn_gets_the_suffix():
@@ -138,10 +140,11 @@ def test_a_prompt_without_a_question_is_left_alone_unless_the_pair_adds_words(tu
     edited = edit_messages(turns, Protocol(user_suffix="Box it."))
     assert turns == before
     (user,) = (turn for turn in edited if turn["role"] == "user")
-    others = [turn for turn in before if turn["role"] != "user"]
+    others = [turn for turn in before if turn["role"] == "assistant"]
     assert edited == [*others, user]
     words = {"type": "text", "text": "Box it."}
-    given = before[-1]["content"] if before and not others else []
+    asked = [turn["content"] for turn in before if turn["role"] == "user"]
+    given = asked[-1] if asked else []
     pictures = [part for part in given if part["type"] == "image"]
     assert user["content"] == ("Box it." if given == "" else [*pictures, words])
 

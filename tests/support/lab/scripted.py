@@ -6,6 +6,7 @@ weights and nothing of this plugin. All but the decoding is real.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import torch
 from transformers import AutoTokenizer
 
 from tests.support.lab.writer import TEXTS
+
+PROMPTS: dict[str, dict[int, str]] = {}
+"""Task → the prompt of each document, as it reached the tokenizer."""
 
 
 def write_instead_of_decoding(folder: str) -> None:
@@ -32,6 +36,10 @@ def write_instead_of_decoding(folder: str) -> None:
     def decode(self: Any, inputs: Any, result: Any, **generation: Any) -> torch.Tensor:
         limit, end = generation["max_new_tokens"], generation["eos_token_id"]
         written = [[*tokenizer(TEXTS[row.task][row.document]).input_ids, end] for row in asked]
+        prompts = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
+        for row, (ids, kept) in zip(asked, prompts, strict=True):
+            prompt = re.sub(r"(<\|(image|video)_pad\|>)+", r"\1", tokenizer.decode(ids[kept]))
+            PROMPTS.setdefault(row.task, {})[row.document] = prompt
         longest = max(min(len(ids), limit) for ids in written)
         new = torch.full((len(written), longest), generation["pad_token_id"])
         for row, ids in zip(new, written, strict=True):
@@ -42,7 +50,7 @@ def write_instead_of_decoding(folder: str) -> None:
 
 
 def main() -> None:
-    """Run the command lines, and write the exit code of each where the file says."""
+    """Run the command lines; write each one's exit code where the file says, its prompts beside."""
     from lmms_eval.cli import dispatch
     from lmms_eval.models import MODEL_REGISTRY_V2
     from lmms_eval.models.registry_v2 import ModelManifest
@@ -62,6 +70,8 @@ def main() -> None:
         except SystemExit as stopped:
             ended = stopped.code or 0
         Path(code).write_text(str(ended))
+        Path(code).with_suffix(".prompts").write_text(json.dumps(PROMPTS))
+        PROMPTS.clear()
 
 
 if __name__ == "__main__":
