@@ -106,7 +106,7 @@ class ReplayMixin(Replaying):
     def _asked(self, session: Session, request: Any) -> Any:
         """Return a request as the pair's protocol wants it, whose inputs are checked."""
         how = {"chat": not self.is_simple, "writes_system_prompt": self.writes_system_prompt}
-        typed = session.command_line
+        how, typed = {**how, "documents": self.task_dict}, session.command_line
         edited = edited_request(request, self.settings.protocol, command_line=typed, **how)
         return guarded(session, edited, chat=not self.is_simple)
 

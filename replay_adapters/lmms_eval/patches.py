@@ -5,6 +5,7 @@ symbol when upstream changes it.
 """
 
 import importlib
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -63,8 +64,9 @@ def find_included_tasks() -> None:
     """Let a task file include one of the harness's, as ``lmms_eval/tasks/mmmu/mmmu_val.yaml``.
 
     Upstream looks in the working directory and beside the file only. To be dropped when it looks in
-    its own package, too.
+    its own package, too. VideoMMMU's code wants HF_HOME to be set: it is, to the hub's own default.
     """
+    from huggingface_hub.constants import HF_HOME
     from lmms_eval import tasks, utils
 
     package = Path(tasks.__file__).parent
@@ -75,6 +77,7 @@ def find_included_tasks() -> None:
             _, named, within = str(yaml_path).rpartition("lmms_eval/tasks/")
             if named and not Path(yaml_path).is_file():
                 yaml_path = str(package / within)
+                os.environ.setdefault("HF_HOME", HF_HOME)
             return original(yaml_path, *given, **options)
 
         return load
