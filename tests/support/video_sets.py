@@ -220,5 +220,3 @@ def pair_file(path: Path, policy: Path, base: Path) -> Path:
     shipped["protocol"]["generation"] |= {"max_new_tokens": 160}
     path.write_text(yaml.safe_dump(shipped))
     return path
-
-

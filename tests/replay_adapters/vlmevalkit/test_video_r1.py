@@ -41,8 +41,7 @@ ASKED = {
     "it in slow": ("slow", f"Who is it in slow?{FOUR}", CHOICE, False),
     "number 0": (
         "seven",
-        "Please ignore the Quiz question in last frame of the video.\n"
-        f"What is number 0?{FOUR}",
+        f"Please ignore the Quiz question in last frame of the video.\nWhat is number 0?{FOUR}",
         CHOICE,
         False,
     ),
@@ -135,7 +134,9 @@ def test_answers_are_scored_by_the_sets_own_scorers(ran):
     outcomes = [row["replay"][0]["outcome"] for row in mlvu.lines]
     assert outcomes == ["applied", "applied", "unreadable_input"]
     mmmu = answers(work, "tiny", "VideoMMMU_16frame")
-    assert [row["predictions"] for row in mmmu.lines] == [["C"], ["C"], ["42"]]
+    assert [row["replay"][0]["answer"] for row in mmmu.lines] == [
+        row["predictions"][0] for row in mmmu.lines
+    ]
     (table,) = mmmu.folder.rglob("*VideoMMMU_16frame_score*.csv")
     overall = pd.read_csv(table)["Overall"].tolist()
     assert overall == [3, 3, 100]
@@ -177,7 +178,7 @@ def test_sets_come_from_the_hub_where_modelscope_is_not_installed(nobody, monkey
     fetching.check_sets(["Video_Holmes", "VideoMMMU"])
     assert os.environ["VLMEVALKIT_USE_MODELSCOPE"] == "0"
     monkeypatch.setenv("VLMEVALKIT_USE_MODELSCOPE", "True")
-    with pytest.raises(UsageError, match="=True needs the package modelscope.*or set VLM.*=0"):
+    with pytest.raises(UsageError, match=r"=True needs the package modelscope.*or set VLM.*=0"):
         fetching.check_sets(["Video_Holmes"])
 
 
