@@ -5,7 +5,7 @@ What the policy writes is scripted; prompts, frames, positions, x, records and s
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -72,7 +72,6 @@ class Run:
 
     folder: Path
     lines: list[dict]
-    kind: str = ""
 
     def samples(self, task: str) -> list[dict]:
         (path,) = self.folder.rglob(f"*_samples_here_video_r1_{task}.jsonl")
@@ -131,8 +130,7 @@ def run(data, folder: Path, *more: str) -> Run:
 def ran(request, data, tmp_path_factory):
     """Batches of 3, of clips with different rates; the chat class and the simple one."""
     more = ["--force_simple"] if request.param == "simple" else []
-    found = run(data, tmp_path_factory.mktemp(request.param), "--batch_size", "3", *more)
-    return replace(found, kind=request.param)
+    return run(data, tmp_path_factory.mktemp(request.param), "--batch_size", "3", *more)
 
 
 @pytest.fixture(scope="module")
@@ -197,8 +195,6 @@ def test_temporal_positions_are_the_clips_own_in_a_mixed_batch(ran, ticks):
         temporal = ran.line(key)["temporal"]
         # Never more frames than the clip has; one frame is a pair with itself.
         sampled = min(16, frames // 2 * 2)
-        if ran.kind == "simple":  # two a second, but at least four where there are as many
-            sampled = min(sampled, max(4, int(2 * frames / rate) // 2 * 2))
         seconds = frames / rate * 2 / max(1, sampled)
         steps = range(max(1, sampled // 2))
         assert temporal == sorted({int(step * seconds * ticks + 1e-6) for step in steps}), key
