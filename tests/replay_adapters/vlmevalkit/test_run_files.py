@@ -36,6 +36,9 @@ def test_a_run_file_is_accepted_and_its_arms_differ_in_the_method_only(path, mon
     planned = "replay_adapters.vlmevalkit.planned"
     for module in ("replay_adapters.settings.options", planned):
         monkeypatch.setattr(f"{module}.adapted_base", lambda checkpoint: None)
+    monkeypatch.setenv("OPENAI_API_KEY", "none of ours")
+    monkeypatch.setenv("OPENAI_API_BASE", "")
+    monkeypatch.setenv("HUGGINGFACE_TOKEN", "none of ours")
     revision = "commit of {}".format
     monkeypatch.setattr(f"{planned}.checkpoint_revision", lambda where, onto=None: revision(where))
     monkeypatch.setattr(f"{planned}.processor_revision", lambda settings: revision("processor"))

@@ -139,7 +139,9 @@ def test_answers_are_scored_by_the_sets_own_scorers(ran):
     ]
     (table,) = mmmu.folder.rglob("*VideoMMMU_16frame_score*.csv")
     overall = pd.read_csv(table)["Overall"].tolist()
-    assert overall == [3, 3, 100]
+    # Upstream reads the parsed numbers of an open question back from its file as one text, so that
+    # "42" does not count: a limit of the stock scorer.
+    assert overall == pytest.approx([3, 2, 200 / 3])
     assert mmmu.totals["protocol_settings"]["max_num_frames"] == 16
 
 
