@@ -1,26 +1,21 @@
 """The ``activation-replay`` command."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from replay_adapters import console
-from replay_adapters.studies import commands
+from replay_adapters.console import Harness
+from replay_adapters.runs import commands as runs
+from replay_adapters.studies import commands as studies
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
-app.add_typer(commands.app)
-
-
-class Harness(StrEnum):
-    """The harnesses that the demonstration runs in."""
-
-    LMMS_EVAL = "lmms-eval"
-    VLMEVALKIT = "vlmevalkit"
+app.add_typer(studies.app)
+app.add_typer(runs.app)
 
 
 @app.command()

@@ -2,9 +2,17 @@
 
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from typing import NoReturn
 
 BAD_INPUT = 2
+
+
+class Harness(StrEnum):
+    """The harnesses that a command can have its runs made by."""
+
+    LMMS_EVAL = "lmms-eval"
+    VLMEVALKIT = "vlmevalkit"
 
 
 def run(command: Callable[[], object], program: str = "activation-replay") -> None:

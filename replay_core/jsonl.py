@@ -75,6 +75,14 @@ def finished_lines(path: Path) -> list[Line]:
         raise UsageError(f"{path} is not a whole file of JSON lines ({error})") from error
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a file at once, in the place of what is there, so that nobody reads half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
 def _end_last_line(path: Path) -> None:
     """Cut off what a kill left of a line, or end it where only its line feed is missing."""
     content = path.read_bytes()

@@ -36,16 +36,24 @@ def in_groups(requests: Sequence[Any], batch_size: int, *, chat: bool) -> list[l
     All of them where none is repeated: the class then makes its own batches. Else ``batch_size``
     documents with equal generation settings, once per repeat and one repeat right after the other:
     the class makes the same batch each time, whose x is remembered.
+
+    A simple class is given one task after the other: it looks up all documents of a batch, and
+    their pictures and clips, in the task of the first, so that questions of another task would be
+    asked about the first one's.
     """
     repeats: defaultdict[Key, list[int]] = defaultdict(list)
     for index, request in enumerate(requests):
         repeats[key_of(request)].append(index)
     if all(len(indices) == 1 for indices in repeats.values()):
-        return [list(range(len(requests)))] if requests else []
+        tasks: defaultdict[str, list[int]] = defaultdict(list)
+        for index, request in enumerate(requests):
+            tasks["" if chat else request.task_name].append(index)
+        return list(tasks.values())
     alike: defaultdict[str, list[list[int]]] = defaultdict(list)
     for indices in repeats.values():
-        settings = requests[indices[0]].arguments[2 if chat else 1]
-        alike[repr(sorted(settings.items(), key=str))].append(indices)
+        first = requests[indices[0]]
+        settings = sorted(first.arguments[2 if chat else 1].items(), key=str)
+        alike[repr(("" if chat else first.task_name, settings))].append(indices)
     groups = []
     for documents in alike.values():
         for start in range(0, len(documents), batch_size):

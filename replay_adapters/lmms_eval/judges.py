@@ -5,22 +5,18 @@ evaluation ends with 0.
 """
 
 import os
-import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from replay_adapters.settings.benchmarks import benchmark_of
+from replay_adapters.settings.endpoints import is_key, unreachable
 from replay_core import UsageError
 
 # How the tasks of lmms-eval call the metrics that a judge gives.
 _JUDGED = ("gpt", "llm_as_judge")
-# What stands for a key that is none, where the judge is OpenAI's own server.
-_NO_KEY = ("", "none", "null", "empty", "your_api_key")
 _OPENAI = ("OPENAI_API_KEY", "OPENAI_API_URL")
 _AZURE = ("AZURE_API_KEY", "AZURE_ENDPOINT")
-_PATIENCE = 5.0  # seconds
 
 
 def check_named(tasks: Iterable[str]) -> None:
@@ -82,13 +78,13 @@ def no_judge() -> str | None:
         return None
     names = _AZURE if "azure" in kind else _OPENAI
     key, url = (os.environ.get(name, "") for name in names)
-    if not key or (not url and key.lower() in _NO_KEY):
+    if not is_key(key, url):
         given = f"{names[0]}={key}" if key else f"{names[0]} is not set"
         return (
             f"{given} (set {names[0]}, and {names[1]} for an endpoint of your own, such as "
             "http://localhost:8000/v1; MODEL_VERSION names its model)"
         )
-    return _unreachable(names[1], url) if url else None
+    return unreachable(names[1], url) if url else None
 
 
 def _read_env_file() -> None:
@@ -97,21 +93,3 @@ def _read_env_file() -> None:
     file = Path.cwd() / ".env"
     if file.is_file():
         load_dotenv(file, override=False)
-
-
-def _unreachable(name: str, url: str) -> str | None:
-    """Return that an endpoint does not answer; None where it does, or a proxy stands between."""
-    if any(os.environ.get(proxy) for proxy in ("HTTPS_PROXY", "HTTP_PROXY", "https_proxy")):
-        return None
-    try:
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:
-        parts, port = urlsplit(""), 0
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        return f"{name}={url[:80]} is no address (allowed: such as http://localhost:8000/v1)"
-    try:
-        socket.create_connection((parts.hostname, port), timeout=_PATIENCE).close()
-    except OSError as error:
-        return f"{name}={url[:80]} does not answer ({error})"
-    return None

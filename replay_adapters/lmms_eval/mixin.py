@@ -86,7 +86,7 @@ class ReplayMixin(Replaying):
     def generate_until(self, requests: list[Any]) -> list[Any]:
         """Return the final answers, which the pair's protocol tells from the rest of the texts."""
         with joined(self) as session:
-            finals = Finals(session.records, requests, self.settings.protocol.answer)
+            finals = Finals(session, requests, self.settings.protocol.answer)
             return finals.of(self.texts(requests))
 
     def texts(self, requests: list[Any]) -> list[Any]:
@@ -106,7 +106,7 @@ class ReplayMixin(Replaying):
     def _asked(self, session: Session, request: Any) -> Any:
         """Return a request as the pair's protocol wants it, whose inputs are checked."""
         how = {"chat": not self.is_simple, "writes_system_prompt": self.writes_system_prompt}
-        typed = session.command_line
+        how, typed = {**how, "documents": self.task_dict}, session.command_line
         edited = edited_request(request, self.settings.protocol, command_line=typed, **how)
         return guarded(session, edited, chat=not self.is_simple)
 

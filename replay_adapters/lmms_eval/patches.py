@@ -5,16 +5,18 @@ symbol when upstream changes it.
 """
 
 import importlib
+import os
 import sys
 import types
 from collections.abc import Callable
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any
 
 from replay_adapters.lmms_eval.arguments import parse_generation, tell_seed
 from replay_adapters.lmms_eval.judges import check_tasks
 from replay_adapters.lmms_eval.names import MODEL_NAMES
-from replay_adapters.lmms_eval.scoring import scoring_threads
+from replay_adapters.lmms_eval.scoring import scorers, scoring_threads
 from replay_adapters.session.records import summed
 from replay_adapters.session.session import (
     ContextThreads,
@@ -45,6 +47,7 @@ def find_plugin_tasks(task_manager: type) -> None:
 
     Upstream has an entry point for models but none for tasks. To be dropped when it has one.
     """
+    find_included_tasks()
 
     def wrap(original: Any) -> Any:
         @wraps(original)
@@ -55,6 +58,31 @@ def find_plugin_tasks(task_manager: type) -> None:
         return initialize
 
     _once(task_manager, "initialize_tasks", wrap)
+
+
+def find_included_tasks() -> None:
+    """Let a task file include one of the harness's, as ``lmms_eval/tasks/mmmu/mmmu_val.yaml``.
+
+    Upstream looks in the working directory and beside the file only. To be dropped when it looks in
+    its own package, too. VideoMMMU's code wants HF_HOME to be set: it is, to the hub's own default.
+    """
+    from huggingface_hub.constants import HF_HOME
+    from lmms_eval import tasks, utils
+
+    package = Path(tasks.__file__).parent
+
+    def wrap(original: Any) -> Any:
+        @wraps(original)
+        def load(yaml_path: Any = None, *given: Any, **options: Any) -> Any:
+            _, named, within = str(yaml_path).rpartition("lmms_eval/tasks/")
+            if named and not Path(yaml_path).is_file():
+                yaml_path = str(package / within)
+                os.environ.setdefault("HF_HOME", HF_HOME)
+            return original(yaml_path, *given, **options)
+
+        return load
+
+    _once(utils, "load_yaml_config", wrap)
 
 
 def mend_latex2sympy2() -> None:
@@ -241,11 +269,13 @@ def write_records() -> None:
                     return original(lm=lm, cli_args=cli_args, **options)
             with joined(lm) as session:
                 session.command_line = parse_generation(getattr(cli_args, "gen_kwargs", None))
+                session.scorers = scorers(options["task_dict"])
                 tell_seed(getattr(cli_args, "seed", None))
                 if options.get("eval_server_launcher") is None:  # which starts the judge
                     check_tasks(options["task_dict"])
                 asked = options.get("process_docs_parallel", 1)
-                options["process_docs_parallel"] = scoring_threads(int(asked))
+                threads = scoring_threads(int(asked), session.scorers.values())
+                options["process_docs_parallel"] = threads
                 results = original(lm=lm, cli_args=cli_args, **options)
                 settings, total = lm.settings.summary(), summed(session.records)
                 if results is not None:  # only the first process has them

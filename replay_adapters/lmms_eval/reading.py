@@ -52,6 +52,9 @@ def row_by_row(
     of a batch as many frames as the first one has; the simple Qwen2-VL and Qwen2.5-VL classes
     reduce only the first to ``max_num_frames``, and tell the processor no clip's rate, which then
     takes 24 frames a second: temporal positions of Qwen2.5-VL stand still.
+
+    They also take two frames a second, of which they keep ``max_num_frames``; a pair whose protocol
+    has a number of frames is given so many from the whole clip, as in the chat classes.
     """
     model = session.model
     asked = {**options, "return_video_kwargs": True, "return_video_metadata": True}
@@ -59,8 +62,9 @@ def row_by_row(
     clips: list[Any] = []
     kwargs: dict[str, Any] = {}
     keys = session.looked_up[-len(conversations) :]
+    published = model.settings.protocol.max_num_frames is not None
     for key, row in zip(keys, conversations, strict=True):
-        if module == f"{_CHAT}qwen2_5_vl":
+        if module == f"{_CHAT}qwen2_5_vl" or (module.startswith(_SIMPLE) and published):
             row = _own_counts(row, model.max_num_frames)
         try:
             seen, moving, kwargs = original([row], **asked)
@@ -153,12 +157,15 @@ class _Opened:
 
 
 def _own_counts(row: Any, most: int) -> Any:
-    """Return a conversation whose clips are each asked for ``most`` frames, an even number."""
-    row = copy.copy(row)
+    """Return a conversation whose clips are each asked for ``most`` frames, an even number.
+
+    Not those that are read at a rate.
+    """
+    row, asked = copy.copy(row), {"nframes": max(2, most // 2 * 2)}
     for number, message in enumerate(row):
         if isinstance(message["content"], list):
             content = [
-                {**part, "nframes": max(2, most // 2 * 2)} if "nframes" in part else part
+                {**part, **asked} if part["type"] == "video" and "fps" not in part else part
                 for part in message["content"]
             ]
             row[number] = {**message, "content": content}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from replay_adapters.lmms_eval.metrics import raw_score
+from replay_adapters.lmms_eval.verdicts import has_verdicts, verdicts
 from replay_adapters.runs.run import (
     Facts,
     Item,
@@ -14,12 +15,15 @@ from replay_adapters.runs.run import (
     argument_facts,
     flat,
     plugin_facts,
+    published_metrics,
     score,
 )
 from replay_core import UsageError
 from replay_core.jsonl import read_lines
 
 Sample = dict[str, Any]
+# How a task's configuration shows one of the harness's functions.
+_FUNCTION = re.compile(r"<function (\w+) at 0x[0-9a-f]+>")
 
 
 def lmms_eval_runs(folder: Path) -> dict[str, Callable[[str | None], RunLog]]:
@@ -38,17 +42,18 @@ def _read(path: Path, results_file: Path, task: str, metric: str | None) -> RunL
     config = results["configs"][task]
     samples = _samples(path, results, task)
     names = [entry["metric"] for entry in config.get("metric_list") or ()]
-    named = metric or _first_of_all(samples, names)
+    named = metric or _published(samples, task) or _first_of_all(samples, names)
     if not any(named in sample for sample in samples):
         raise UsageError(
             f"metric {named!r} is no number per document in {path.name} (give --metric; the "
             f"task names {', '.join(names) or 'none'})"
         )
+    part = _part(samples, named, names)
+    reported = _reported((results.get("results") or {}).get(task) or {}, named)
+    scores, unscored = _scores(part, named, config, reported, path)
     items = {}
-    for sample in _part(samples, named, names):
+    for sample, value in zip(part, scores, strict=True):
         document = sample["doc_id"]
-        raw = raw_score(sample, named, config.get("score_key") or "score")
-        value = raw if raw is not None else sample.get(named)
         items[document] = _item(sample, named, score(value, named, task, document, path))
     replay = results.get("replay") or {}
     sizes = (results.get("n-samples") or {}).get(task) or {}
@@ -63,8 +68,31 @@ def _read(path: Path, results_file: Path, task: str, metric: str | None) -> RunL
         beside=(results_file,),
         asked=len(samples),
         whole=sizes.get("original"),
-        reported=_reported((results.get("results") or {}).get(task) or {}, named),
+        reported=reported,
+        unscored=unscored,
     )
+
+
+def _scores(
+    samples: Sequence[Sample],
+    metric: str,
+    config: Mapping[str, Any],
+    reported: float | None,
+    path: Path,
+) -> tuple[list[Any], int]:
+    """Return each document's score as it is logged, or by the task's own aggregation where that
+    alone tells it; and how many documents the harness gives none."""
+    listed = config.get("metric_list") or ()
+    named = next((str(one.get("aggregation")) for one in listed if one["metric"] == metric), "")
+    aggregation = _FUNCTION.sub(r"\1", named)
+    tables: list[Any] = [sample.get(metric) for sample in samples]
+    if has_verdicts(aggregation) and all(isinstance(table, dict) for table in tables):
+        found = verdicts(aggregation, tables, reported, str(path))
+        return list(found.scores), found.left_out
+    key = config.get("score_key") or "score"
+    raw = (raw_score(sample, metric, key) for sample in samples)
+    # What has no score in it is refused with all that it is.
+    return [t if value is None else value for value, t in zip(raw, tables, strict=True)], 0
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -114,6 +142,12 @@ def answers_of(sample: Sample) -> list[str]:
     return [text for one in each for text in (one if isinstance(one, list) else [one])]
 
 
+def _published(samples: Sequence[Sample], task: str) -> str | None:
+    """Return the metric that the paper's number is of, where samples have one."""
+    metrics = published_metrics(task)
+    return next((name for name in metrics if any(name in sample for sample in samples)), None)
+
+
 def _first_of_all(samples: Sequence[Sample], names: Sequence[str]) -> str:
     """Return the task's first metric that is not one of only a part of the documents."""
     whole = (name for name in names if _others(samples, name, names) is None)
@@ -148,8 +182,14 @@ def _item(sample: Sample, metric: str, value: float) -> Item:
         answers=answers_of(sample),
         records=sample.get("replay") or (),
         counted=[count["output_tokens"] for count in sample.get("token_counts") or () if count],
-        fields=flat({**(table if isinstance(table, dict) else {}), **sample}),
+        fields=flat({**_tables(sample), **(table if isinstance(table, dict) else {}), **sample}),
     )
+
+
+def _tables(sample: Sample) -> dict[str, Any]:
+    """Return the fields of all tables that a scorer left of a document, as MathVerse's problem."""
+    tables = (value for value in sample.values() if isinstance(value, dict))
+    return {name: value for table in tables for name, value in table.items()}
 
 
 def _reported(numbers: Mapping[str, Any], metric: str) -> float | None:
@@ -172,7 +212,7 @@ def _facts(results: Mapping[str, Any], config: Mapping[str, Any]) -> Facts:
     facts["decoding"] |= {
         "generation": {
             **(config.get("generation_kwargs") or {}),
-            **_pairs(run.get("gen_kwargs")),
+            **{name: _typed(value) for name, value in _pairs(run.get("gen_kwargs")).items()},
             **facts["decoding"].pop("generation", {}),
         },
         "repeats": config.get("repeats"),
@@ -185,6 +225,14 @@ def _facts(results: Mapping[str, Any], config: Mapping[str, Any]) -> Facts:
 
 def _run(results: Mapping[str, Any]) -> Mapping[str, Any]:
     return results.get("config") or {}
+
+
+def _typed(value: Any) -> Any:
+    """Return what a typed value means to the harness: ``16`` is the number that a task has."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _pairs(text: Any) -> dict[str, Any]:

@@ -78,6 +78,26 @@ def published(run: RunLog) -> Published | None:
     return Published(benchmark.items, cell.score, tuple(filter(None, notes)))
 
 
+def table_number(
+    table: str, policy: str, benchmark: str, arm: str, options: Mapping[str, Any]
+) -> float | None:
+    """Return the number that one of the paper's tables has for an arm, in percent, if it has one.
+
+    ``table`` is ``results`` (arms ``none`` and ``replay``), ``injection`` (``none``, ``low`` and
+    ``high``) or ``grid``, whose arms are known by the ``options`` threshold and step_size.
+    """
+    known = _table()
+    pair = next((name for name in known["results"] if read_pair(name).policy == policy), None)
+    arms = ("none", "low", "high") if table == "injection" else ("none", "replay")
+    if table == "grid" and arm != "none":
+        row = known["grid"].get(pair, {}).get(options.get("threshold"), {})
+        found = row.get(options.get("step_size")) if benchmark == "mathverse" else None
+    else:
+        numbers = known["results" if table == "grid" else table].get(pair, {}).get(benchmark)
+        found = dict(zip(arms, numbers or (), strict=False)).get(arm)
+    return None if found is None else float(found)
+
+
 def _none(benchmark: Benchmark, why: str) -> Published:
     return Published(benchmark.items, None, (why,))
 

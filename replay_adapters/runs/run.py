@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from replay_adapters.settings.benchmarks import benchmark_of
 from replay_core import ReplayConfig, UsageError
 
 # Model arguments that decide what a model sees of a picture or film.
@@ -21,7 +22,7 @@ _NEUTRAL = (
     *("batch_size", "device", "device_map", "attn_implementation", "use_flash_attention_2"),
     *("use_cache", "pretrained", "pair", "processor", "model_path", "verbose", "use_vllm"),
 )
-ASPECTS = ("prompt", "pixels", "decoding", "judge")
+ASPECTS = ("prompt", "pixels", "decoding", "answer format", "judge")
 # The field that both harnesses' HR-Bench gives the rotations of one question.
 _ROTATION = "cycle_category"
 _OPTION = re.compile(r"^\s*\(?([A-J])[.):]\s*(.*)$", re.MULTILINE)
@@ -164,12 +165,20 @@ def score(value: Any, metric: str, task: str, document: Any, path: Path) -> floa
     )
 
 
+def published_metrics(task: str) -> tuple[str, ...]:
+    """Return the metrics of a task that the paper's number is of; empty for any other task."""
+    known = benchmark_of(task)
+    return known.tasks[task].metrics if known else ()
+
+
 def plugin_facts(summary: Mapping[str, Any]) -> Facts:
     """Return what the plugin says of a run, in either harness."""
     protocol = dict(summary.get("protocol_settings") or {})
     generation = protocol.pop("generation", {})
+    answer = protocol.pop("answer", {})
     facts = argument_facts({**protocol, **(summary.get("harness_arguments") or {})})
     facts["decoding"] |= {"dtype": summary.get("dtype"), "generation": generation}
+    facts["answer format"] = {mark: value for mark, value in answer.items() if value}
     return facts
 
 

@@ -1,7 +1,8 @@
 """Runs of VLMEvalKit, read back from the tables that its scorers leave beside predictions."""
 
 import json
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from replay_adapters.runs.run import (
     argument_facts,
     flat,
     plugin_facts,
+    published_metrics,
     score,
 )
+from replay_adapters.settings.benchmarks import benchmark_of
 from replay_core import UsageError
 from replay_core.jsonl import read_lines
 
@@ -22,46 +25,67 @@ from replay_core.jsonl import read_lines
 _COLUMNS = ("hit", "score", "correct")
 # Columns whose values name parts of a set: HR-Bench's single and cross, MMMU's dev and validation.
 _PARTS = ("category", "split")
-# What a scorer writes that could not score an answer.
+# What a scorer writes that could not score an answer, and what VideoMMMU's leaves out.
 _REJECTED = -1
+_LEFT_OUT = ("parsed_pred", "API Error")
+# The column in which a run's own journal has the scores of a set whose scorer leaves no other.
+_LOGGED = "the run's journal"
 _OPTIONS = "ABCDEFGHIJ"
+_TABLES = (".tsv", ".xlsx", ".csv", ".json")
+# How the harness ends the names of files that are about the whole set.
+_SUMMARIES = ("_acc", "_rating", "_fine", "_metrics", "_config", "_meta")
 Row = dict[str, Any]
 
 
 def vlmevalkit_runs(folder: Path) -> dict[str, Callable[[str | None], RunLog]]:
-    """Return task → reader of its newest table with a score per item; a reader takes the metric.
+    """Return task → reader of its newest predictions that were scored; a reader takes the metric.
 
-    A metric is a column of that table, or the name of a part of the set (a ``category`` or
+    A metric is a column of the scorer's table, or the name of a part of the set (a ``category`` or
     ``split``), whose items are then scored by the usual column.
     """
     found: dict[str, Callable[[str | None], RunLog]] = {}
-    tables = [p for p in folder.rglob("*") if p.suffix in (".tsv", ".xlsx", ".csv", ".json")]
-    results = [p for p in tables if p.stem.endswith(("_result", "_score"))]
-    for path in sorted(results, key=lambda p: p.stat().st_mtime):
-        beside = [p for p in tables if p.parent == path.parent and p != path]
-        predictions = [p for p in beside if path.stem.startswith(f"{p.stem}_")]
-        if not predictions:
-            continue
-        prediction = min(predictions, key=lambda p: len(p.stem))
-        model = next(
-            (p.name for p in path.parents if prediction.stem.startswith(f"{p.name}_")), None
-        )
-        if model is None:
-            continue
-        task = prediction.stem.removeprefix(f"{model}_")
-        judge = path.stem.removeprefix(prediction.stem)
-        judge = judge.removesuffix("_result").removesuffix("_score").strip("_") or "none"
-        found[task] = lambda metric, p=path, q=prediction, t=task, j=judge: _read(
-            p, q, t, metric, j
-        )
+    tables = [path for path in folder.rglob("*") if path.suffix in _TABLES]
+    scored: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for path in sorted(tables, key=lambda path: path.stat().st_mtime, reverse=True):
+        known = _predictions(path, tables)
+        if known is not None:
+            scored[known].append(path)
+    for (prediction, task), beside in reversed(scored.items()):
+        found[task] = lambda metric, q=prediction, t=task, b=beside: _read(q, t, b, metric)
     return found
 
 
-def _read(path: Path, prediction: Path, task: str, metric: str | None, judge: str) -> RunLog:
-    table = _table(path)
+def _predictions(path: Path, tables: Sequence[Path]) -> tuple[Path, str] | None:
+    """Return the predictions that a scorer's table is of, and their task; None for other tables.
+
+    Predictions are called MODEL_TASK, in a folder below MODEL, and a scorer's tables
+    MODEL_TASK_JUDGE… in the same: where a task's name begins with another one's, as
+    MMMU_Pro_10c_COT, the longest that is known to be a task is meant.
+    """
+    models = [parent.name for parent in path.parents if path.stem.startswith(f"{parent.name}_")]
+    if not models or path.stem.endswith(_SUMMARIES):
+        return None
+    beside = (p for p in tables if p.parent == path.parent and p.stem.startswith(f"{models[0]}_"))
+    begun = [p for p in beside if path.stem.startswith(f"{p.stem}_")]
+    tasks = {p: p.stem.removeprefix(f"{models[0]}_") for p in begun}
+    if not begun:
+        return None
+    known = [p for p in begun if benchmark_of(tasks[p]) or _journal_of(path, tasks[p])]
+    longest, shortest = sorted(known, key=_length), sorted(begun, key=_length)
+    found = longest[-1] if longest else shortest[0]
+    return found, tasks[found]
+
+
+def _length(path: Path) -> int:
+    return len(path.stem)
+
+
+def _read(prediction: Path, task: str, beside: Sequence[Path], metric: str | None) -> RunLog:
+    summary, logged = _journal(prediction, task)
+    path, table = _scorers_table(prediction, task, beside, logged)
+    metric = metric or _published(table, task)
     column, rows = _scored(path, table, metric)
-    named = metric or column
-    summary, logged = _journal(path, task)
+    named = metric or (column if column in _COLUMNS else "score")
     items: dict[Any, Item] = {}
     unscored = 0
     for row in rows:
@@ -72,15 +96,51 @@ def _read(path: Path, prediction: Path, task: str, metric: str | None, judge: st
         value = score(_number(row[column]), named, task, index, path)
         if column in _COLUMNS and value == _REJECTED:
             unscored, value = unscored + 1, 0.0
+        unscored += row.get(_LEFT_OUT[0]) == _LEFT_OUT[1]
         items[index] = replace(_item(row, value), **logged.get(index, {}))
     facts = plugin_facts(summary) if summary else argument_facts({})
-    facts["judge"] = {"judge": judge}
+    facts["judge"] = {"judge": _judge(path, prediction)}
     return RunLog(
         *("VLMEvalKit", task, named, prediction, items, facts),
         settings=summary,
         beside=(path,),
         unscored=unscored,
     )
+
+
+def _scorers_table(
+    prediction: Path, task: str, beside: Sequence[Path], logged: Mapping[str, Row]
+) -> tuple[Path, Any]:
+    """Return the newest table with a score per item, and where it lies.
+
+    Where a scorer leaves no such column, scores are those that the run's journal has of the set's
+    own comparison.
+
+    Raises:
+        UsageError: there are none of either kind.
+    """
+    tables = [(path, _table(path)) for path in beside]
+    rows = [(path, table) for path, table in tables if "index" in table.columns]
+    for path, table in rows:
+        if any(column in table.columns for column in _COLUMNS):
+            return path, table
+    # Without a judge, WeMath's scorer looks at the predictions themselves.
+    path, table = rows[0] if rows else (beside[0], _table(prediction))
+    scores = {index: line["scores"][0] for index, line in logged.items() if line["scores"]}
+    if not scores or "index" not in table.columns:
+        seen = {str(column) for _, table in tables for column in table.columns}
+        raise UsageError(
+            f"{prediction} has no scores by {' or '.join(_COLUMNS)} beside an 'index' (columns of "
+            f"what its scorer left: {', '.join(sorted(seen)) or 'none'}), and {task}'s scores are "
+            "not in its journal; runs of vlmeval_replay keep them there"
+        )
+    return path, table.assign(**{_LOGGED: [scores.get(str(index)) for index in table["index"]]})
+
+
+def _judge(path: Path, prediction: Path) -> str:
+    """Return the judge in the name of a scorer's table; ``none`` where it names none."""
+    judge = path.stem.removeprefix(prediction.stem)
+    return judge.removesuffix("_result").removesuffix("_score").strip("_") or "none"
 
 
 def journal_run(folder: Path, task: str, score: Callable[[Any, str], float]) -> RunLog:
@@ -110,11 +170,17 @@ def journal_run(folder: Path, task: str, score: Callable[[Any, str], float]) -> 
     )
 
 
+def _published(table: Any, task: str) -> str | None:
+    """Return the metric that the paper's number is of, where the table has one."""
+    cells = {str(cell) for part in _PARTS if part in table.columns for cell in table[part]}
+    return next((m for m in published_metrics(task) if m in table.columns or m in cells), None)
+
+
 def _scored(path: Path, table: Any, metric: str | None) -> tuple[str, list[Row]]:
     """Return the column with the scores, and the rows that the metric is about."""
     rows = table.to_dict("records")
-    columns = [metric] if metric in table.columns else list(_COLUMNS)
     parts = [part for part in _PARTS if part in table.columns]
+    columns = [metric] if metric in table.columns else [*_COLUMNS, _LOGGED]
     if metric is not None and metric not in table.columns:
         part = next((p for p in parts if metric in {str(row[p]) for row in rows}), None)
         rows = [row for row in rows if part is not None and str(row[part]) == metric]
@@ -146,10 +212,21 @@ def _number(cell: Any) -> Any:
         return cell
 
 
+def _kept(path: Path) -> Path | None:
+    """Return the adapter's folder of the model that a table lies below, if it answered."""
+    folders = (parent / "replay" for parent in path.parents)
+    return next((where for where in folders if (where / "settings.json").is_file()), None)
+
+
+def _journal_of(path: Path, task: str) -> bool:
+    """Return whether the model that a table lies below has a journal of a task."""
+    folder = _kept(path)
+    return folder is not None and (folder / f"{task}.jsonl").is_file()
+
+
 def _journal(path: Path, task: str) -> tuple[dict[str, Any], dict[str, Row]]:
     """Return the settings that the adapter keeps beside predictions, and index → what it logs."""
-    folders = [parent / "replay" for parent in path.parents]
-    folder = next((where for where in folders if (where / "settings.json").is_file()), None)
+    folder = _kept(path)
     if folder is None:
         return {}, {}
     try:

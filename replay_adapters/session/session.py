@@ -66,6 +66,8 @@ class Session:
     """What options came to; sessions inside of this one ask the same."""
     command_line: Mapping[str, Any] = field(default_factory=dict)
     """The command line's generation settings, which win over a pair's."""
+    scorers: Mapping[str, str] = field(default_factory=dict)
+    """Task → the function that scores it, in lmms-eval."""
     records: RecordBook = field(default_factory=RecordBook)
     """The record of every answer."""
     looked_up: list[Key] = field(default_factory=list)

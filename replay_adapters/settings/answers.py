@@ -10,19 +10,44 @@ from typing import Literal
 import regex
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-Takes = Literal["text", "letter", "boxed"]
-"""What a scorer reads best: the answer as it stands, an option's letter, or LaTeX in a box."""
+Takes = Literal["text", "letter", "option", "boxed", "tagged"]
+"""What a scorer reads best: the answer as it stands; an option's letter; the same, but an answer
+that names no letter in a sentence, in which the scorer looks for the words of an option; a box,
+with a letter or LaTeX in it; or a letter in ``<answer>…</answer>``."""
 
 # An own pattern that runs for longer on one text than this, in seconds, finds nothing.
 _PATIENCE = 1.0
-_LEAD = regex.compile(
-    r"^(?:(?:so|thus|therefore),?\s+)?(?:the\s+)?(?:(?:final|correct)\s+)?"
-    r"(?:answer|option)\s*(?:is|:)\s*:?\s*",
-    regex.IGNORECASE,
+# How many of them may stand around an answer.
+_LAYERS = 20
+_NAMED = (
+    r"(?:the\s+)?(?:(?:final|correct|right|best)\s+)?(?:answer|option|choice)"
+    r"[*_\s]*(?:\bis\b|:|\n)[*_\s:]*"
 )
-_WRAPPED = regex.compile(r"^\\(?:text|textbf|mathrm|mathbf|mathit|rm|bf)\s*\{([^{}]*)\}$")
+_LEAD = regex.compile(
+    rf"^(?:(?:(?:so|thus|therefore|hence),?\s+)?{_NAMED}|≈|\\approx\b)\s*", regex.IGNORECASE
+)
+# What follows "The answer is" or "Answer:" in the same sentence.
+_STATED = regex.compile(rf"\b{_NAMED}(\S.*?)(?=\.\s|\.?$)", regex.IGNORECASE | regex.MULTILINE)
+_WRAPPED = regex.compile(
+    r"^\\(?:boxed|text|textbf|mathrm|mathbf|mathit|rm|bf)\s*\{([^{}]*)\}$"
+    r"|^(\$\$?|`|\"|')((?:(?!\2).)+)\2$|^\\\((.*)\\\)$|^\\\[(.*)\\\]$",
+    regex.DOTALL,
+)
+# An option's letter, alone or in front of its text; not the first of several letters.
 _LETTER = regex.compile(
-    r"^(?:(?:option|choice)\s+)?(?:\(([A-Z])\)|\[([A-Z])\]|([A-Z])(?=[.:,)]|$))", regex.IGNORECASE
+    r"^(?i:(?:option|choice)\s+)?"
+    r"(?:[(\[{]([A-J])[)\]}]|([A-J])(?=[.:,)]|\s+[-–—(]|$)|([B-HJ])(?=\s+[a-z]))"
+    r"(?!\s*(?:,|;|&|\band\b|\bor\b)\s*[(\[]?[A-J]\b)"
+)
+_LONE = regex.compile(r"^(?:(?:option|choice)\s+)?[(\[{]?([a-j])[)\]}]?$", regex.IGNORECASE)
+# Letters that stand alone; an A before a word is an article, and an I is the writer.
+_LETTERS = regex.compile(r"(?<![\w'’])(?:[B-HJ]|A(?!\s+(?!(?:is|and|n?or)\b)[a-z]))(?![\w'’])")
+_DENIED = regex.compile(r"\b(?:not|n?either|nor|never|none|cannot)\b|n['’]t\b", regex.IGNORECASE)
+_NUMBERS = regex.compile(r"(?<![\^\w.])[-+]?\\?\$?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?")
+# LaTeX of a plain number, with its unit; not of roots and symbols.
+_PLAIN = regex.compile(
+    r"(?:[-+\d\s.,/*%^{}°]|\\[dt]?frac|\\times|\\cdot|\\[,;!%$ ]|\\circ|\\degree"
+    r"|\\(?:text|mathrm)\s*\{[^{}]*\})+"
 )
 
 
@@ -55,6 +80,9 @@ class AnswerFormat(BaseModel):
         return bool(self.tag or self.pattern or self.boxed)
 
 
+_USUAL = AnswerFormat(tag="answer", boxed=True)
+
+
 def final_answer(
     text: str, marks: AnswerFormat, takes: Takes = "text", *, cut: bool = False
 ) -> str:
@@ -66,12 +94,33 @@ def final_answer(
     the limit of tokens.
     """
     found = _marked(text, marks)
+    if found is None:
+        found = _marked(text, _USUAL)
     if found is not None:
         return _formed(_bare(found), takes) if found.strip() else ""
     if cut or _open(text, "think") or _open(text, "tool_call"):
         return ""
     rest = _behind(text, "</tool_call>" if "<tool_call>" in text else "</think>").strip()
-    return _formed(_bare(rest), takes) if takes == "letter" else rest
+    return rest if takes == "text" else _said(rest, takes)
+
+
+def _said(rest: str, takes: Takes) -> str:
+    """Return the answer that an unmarked text comes to; the text itself where it does not say.
+
+    It is what the text states to be the answer, or all of a short text, or the only option or
+    number that its last sentence names.
+    """
+    stated = [one for one in _STATED.findall(rest) if not _DENIED.match(one)]
+    bare = _bare(stated[-1] if stated else rest)
+    letters = set(_LETTERS.findall(bare))
+    if stated or " " not in bare or (_LETTER.match(bare) and len(letters) == 1):
+        return _formed(bare, takes)
+    last = regex.split(r"[.!?]\s+|\n", bare)[-1]
+    letters, numbers = set(_LETTERS.findall(last)), _NUMBERS.findall(last)
+    named = [*letters, *(numbers if takes == "boxed" or letters else ())]
+    if len(named) == 1 and not _DENIED.search(last):
+        return _formed(named[0], takes)
+    return rest
 
 
 def _marked(text: str, marks: AnswerFormat) -> str | None:
@@ -97,15 +146,15 @@ def _tagged(text: str, tag: str, *, ends: bool = False) -> str | None:
 
     The end of the text may stand for the closing tag, as where decoding stops at it.
     """
-    before, opening, behind = text.rpartition(f"<{tag}>")
-    if not opening:
-        return None
-    content, closing, more = behind.partition(f"</{tag}>")
-    if ends and (not closing or more.strip()):
-        return None
-    if not content.strip() and not closing and before:
-        return _tagged(before, tag)
-    return content
+    opening, stop = f"<{tag}>", len(text)
+    while (start := text.rfind(opening, 0, stop)) >= 0:
+        content, closing, more = text[start + len(opening) : stop].partition(f"</{tag}>")
+        if ends and (not closing or more.strip()):
+            return None
+        if content.strip() or closing or not start:
+            return content
+        stop, ends = start, False
+    return None
 
 
 def _last(pattern: str, text: str) -> str | None:
@@ -141,24 +190,32 @@ def _behind(text: str, mark: str) -> str:
 
 def _bare(text: str) -> str:
     """Return an answer without the sentence, the emphasis and the mathematics mode around it."""
-    text = text.strip()
-    while True:
-        shorter = _LEAD.sub("", text).strip()
-        for mark in ("**", "$$", "$", "`"):
-            inner = shorter.removeprefix(mark).removesuffix(mark)
-            if len(shorter) >= 2 * len(mark) + 1 and shorter == f"{mark}{inner}{mark}":
-                shorter = inner.strip() if mark not in inner else shorter
+    for _ in range(_LAYERS):
+        shorter = _LEAD.sub("", text.strip()).strip().strip("*").strip()
         if match := _WRAPPED.match(shorter):
-            shorter = match.group(1).strip()
+            whole, _quote, *inner = match.groups()
+            shorter = next(part for part in (whole, *inner) if part is not None).strip()
+        if not regex.search(r"\.\s|\.\.$", shorter):
+            shorter = shorter.removesuffix(".")
         if shorter == text:
-            return text
+            break
         text = shorter
+    return text
 
 
 def _formed(text: str, takes: Takes) -> str:
-    if takes == "letter" and (match := _LETTER.match(text)):
-        letter = str(next(group for group in match.groups() if group))
-        # A lone lower-case letter names an option; in front of a text it may be a word.
-        if letter.isupper() or len(match.group()) == len(text):
-            return letter.upper()
-    return rf"\boxed{{{text}}}" if takes == "boxed" else text
+    if takes == "text" or not text:
+        return text
+    match = _LONE.match(text) or _LETTER.match(text)
+    if match:
+        text = next(group for group in match.groups() if group).upper()
+    if takes == "option":
+        # Scorers look for an option's words only in texts of more than five.
+        return f"({text})" if match else f"the answer to this question is {text}"
+    if takes == "tagged":
+        return f"<answer>{text}</answer>"
+    if takes == "boxed":
+        # The scorers' parser knows LaTeX by its dollars; it also compares texts as they are.
+        latex = any(mark in text for mark in "\\^{") and _PLAIN.fullmatch(text)
+        return rf"\boxed{{${text}$}}" if latex else rf"\boxed{{{text}}}"
+    return text

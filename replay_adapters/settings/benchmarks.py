@@ -19,10 +19,15 @@ class BenchmarkTask(BaseModel):
     metrics: tuple[str, ...] = ()
     """Whose mean over the task's items is the paper's number; none where no metric is of just the
     paper's items."""
+    scorer: str = ""
+    """What scores an answer: in lmms-eval the function, below ``lmms_eval.tasks``."""
     judge: str | None = None
-    """The model or endpoint that the scorer asks; None where it has rules."""
+    """The model or endpoint that the scorer asks (``openai``: any endpoint of that kind); None
+    where it has rules."""
     takes: Takes = "text"
     """The form of a final answer that the scorer reads best."""
+    right: str = ""
+    """How many of how many written answers are scored as a person would."""
     notes: str = ""
     """The limits of the scorer itself."""
 
@@ -36,8 +41,9 @@ class Benchmark(BaseModel):
     """What the paper's number is of."""
     n: int | None = Field(None, gt=0)
     """How many items that is."""
-    cluster: str | None = None
-    """A field of the documents whose equal values ask about the same source."""
+    cluster: tuple[str, ...] = ()
+    """Fields of the documents whose equal values ask about the same source, as either harness
+    calls it."""
     caution: str | None = None
     """What the paper leaves open."""
     tasks: dict[str, BenchmarkTask]
@@ -55,7 +61,17 @@ def benchmark_of(task: str) -> Benchmark | None:
     return next((known for known in benchmarks().values() if task in known.tasks), None)
 
 
-def form_taken(task: str | None) -> Takes:
-    """Return the form of a final answer that a task's scorer reads best; text where unknown."""
+def form_taken(task: str | None, scorer: str = "") -> Takes:
+    """Return the form of a final answer that a task's scorer reads best; text where unknown.
+
+    A task that is not named in the file, as one that includes the harness's own, is known by its
+    ``scorer``.
+    """
     known = None if task is None else benchmark_of(task)
-    return "text" if known is None or task is None else known.tasks[task].takes
+    if known is not None and task is not None:
+        return known.tasks[task].takes
+    every = (named for each in benchmarks().values() for named in each.tasks.values())
+    forms = {named.takes for named in every if scorer and named.scorer == scorer}
+    if forms == {"letter", "option"}:  # MMMU-Pro's, whose vision task wants the bare letter
+        return "letter"
+    return forms.pop() if len(forms) == 1 else "text"

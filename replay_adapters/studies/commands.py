@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from replay_adapters.studies.asked import METRIC, SEED, Asked, app, study
+from replay_adapters.studies.asked import Asked, study
+from replay_adapters.studies.asked import app as app
 
 if TYPE_CHECKING:
     from replay_core.studies.passk import PassKResult
@@ -133,36 +134,6 @@ def _passk_of_logs(runs: list[str], asked: Asked) -> "PassKResult":
         return report(asked.output, logged, settings, baseline=next(iter(logged)), seed=asked.seed)
     except ValueError as error:
         raise UsageError(f"the runs cannot be compared: {error}") from error
-
-
-@app.command()
-def compare(
-    run_a: Annotated[Path, typer.Argument(help="The baseline's folder.")],
-    run_b: Annotated[Path, typer.Argument(help="The other run's folder.")],
-    task: Annotated[
-        list[str] | None, typer.Option(help="Only this task (may be given again).")
-    ] = None,
-    metric: Annotated[str | None, METRIC] = None,
-    cluster: Annotated[
-        str | None, typer.Option(help="Items that belong together: question, or a field's name.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for table, JSON, figure.")] = None,
-    seed: Annotated[int, SEED] = 0,
-) -> None:
-    """Did the second run really do better? Two runs of lmms-eval or VLMEvalKit, item by item."""
-    from replay_adapters.runs.compare import compare_runs, row_of, told
-    from replay_core.studies.figures import draw_compare
-    from replay_core.studies.report import write_study
-
-    found = compare_runs(run_a, run_b, tasks=task or (), metric=metric, cluster=cluster, seed=seed)
-    typer.echo("\n\n".join(told(one) for one in found))
-    if output is not None:
-        rows = [row_of(one) for one in found]
-        settings = {"a": str(run_a), "b": str(run_b), "cluster": cluster}
-        findings = {row["task"]: row for row in rows}
-        write_study(output, "compare", settings=settings, table=rows, findings=findings, seed=seed)
-        draw_compare(output / "compare.png", rows, (run_a.name, run_b.name))
-        _done(output, "compare")
 
 
 @study("seed", n=100)

@@ -18,7 +18,6 @@ no finished sample.
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from replay_adapters.session.records import report, totals
 from replay_adapters.session.session import current
 from replay_adapters.vlmevalkit.planned import Planned
 from replay_core import UsageError
-from replay_core.jsonl import Appending, Line, read_lines
+from replay_core.jsonl import Appending, Line, read_lines, replace_text
 from replay_core.record import lasting
 
 
@@ -116,7 +115,7 @@ class Journal:
     def rewrite(self, lines: Iterable[Line]) -> None:
         """Replace the dataset's file by ``lines``."""
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        _replace(self.file, text)
+        replace_text(self.file, text)
 
     def _parts(self) -> list[Path]:
         return sorted(
@@ -181,7 +180,7 @@ def finish(journal: Journal, planned: Planned, dataset: Any) -> None:
     """Write the dataset's records and totals, and log the totals."""
     lines = journal.finish(dataset.data["index"])
     total = totals(record for line in lines for record in line["replay"])
-    content = {**planned.settings.summary(), "fingerprint": planned.fingerprint}
+    content = {**planned.summary(), "fingerprint": planned.fingerprint}
     missing = len(dataset.data) - len(lines)
     content |= {"samples": planned.samples, "missing": missing, "totals": total}
     write_json(journal.file.with_suffix(".totals.json"), content)
@@ -196,11 +195,4 @@ def _lasts(line: Line) -> bool:
 
 def write_json(path: Path, content: Line) -> None:
     """Write a file at once, so that nobody reads half of it."""
-    _replace(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    replace_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -18,6 +18,8 @@ from replay_adapters.console import check_transformers, refuse
 from replay_adapters.settings.help import asks_for_help, listed, print_help
 from replay_adapters.vlmevalkit import register
 from replay_adapters.vlmevalkit.arguments import CLASSES, NOT_IN_REPLAY, parse_options
+from replay_adapters.vlmevalkit.fetching import check_sets
+from replay_adapters.vlmevalkit.judges import check_judges
 from replay_adapters.vlmevalkit.names import arguments_of
 from replay_adapters.vlmevalkit.status import Run, verdict
 from replay_adapters.vlmevalkit.upstream import (
@@ -136,8 +138,12 @@ def _with_models(run: Run, asked: argparse.Namespace) -> Run:
         )
     stock = stock_models(run.checkout)
     run.datasets = list(asked.data)
-    for name in asked.model:
-        known = arguments_of(name, stock)
+    if run.answers:
+        check_sets(run.datasets)
+    named = {name: arguments_of(name, stock) for name in asked.model}
+    if any(named.values()):
+        check_judges(run.datasets, run.argv, package_folder(run.checkout))
+    for name, known in named.items():
         _take(run, name, known and {**known, **options})
     if options and not run.ours:
         raise UsageError(
@@ -153,8 +159,12 @@ def _with_config(run: Run, path: Path) -> Run:
     config = read_config(path)
     run.datasets = list(config["data"])
     run.labels = {name: entry.get("dataset", name) for name, entry in config["data"].items()}
+    if run.answers:
+        check_sets(run.labels.values())
     stock, classes = stock_models(run.checkout), stock_classes(run.checkout)
     changed: dict[str, Any] = {}
+    if any(entry.get("class") in (None, *CLASSES) for entry in config["model"].values()):
+        check_judges(run.labels.values(), run.argv, package_folder(run.checkout))
     for name, entry in config["model"].items():
         given = dict(entry)
         kind = given.pop("class", None)

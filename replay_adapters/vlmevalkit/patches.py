@@ -7,6 +7,7 @@ symbol when upstream changes it.
 import contextlib
 import functools
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any
 from loguru import logger
 
 from replay_adapters.session.session import Session, current, opened
+from replay_adapters.settings.pairs import Protocol
 from replay_adapters.vlmevalkit.inputs import built
 from replay_adapters.vlmevalkit.journal import Journal, ask_again, finish, note_sample, take_over
 from replay_adapters.vlmevalkit.planned import Build, Planned
 from replay_adapters.vlmevalkit.rows import remember_rows, rows_of
 from replay_adapters.vlmevalkit.scoring import score_every_sample
+from replay_adapters.vlmevalkit.video_questions import bare
 
 _MARK = "_activation_replay"
 FAILED = 1
@@ -32,6 +35,7 @@ def install() -> None:
     video_sets_by_name()
     sets_of_run_files_keep_their_name()
     processes_without_cuda()
+    videommmu_is_unpacked()
     remember_rows()
 
 
@@ -59,7 +63,7 @@ def join_records_with_samples() -> None:
                     rows_of(dataset, more.get("limit"), None).write(journal)
                 return model
             planned.settings.check_tasks([dataset.dataset_name])
-            journal.check_settings(planned.fingerprint, planned.settings.summary())
+            journal.check_settings(planned.fingerprint, planned.summary())
             if rank == 0 and more.get("retry_failed", True):
                 file = more.get("result_file") or get_pred_file_path(
                     work_dir, model_name, dataset.dataset_name, use_env_format=True
@@ -103,7 +107,8 @@ def resume_by_sample() -> None:
                 logger.info(f"replay: {begun} samples were answered by an earlier run")
             _restore_frame_sampling(model)
             try:
-                with _watching(dataset):
+                planned = _planned(model, model_name)
+                with _watching(dataset, planned.settings.protocol if planned else Protocol()):
                     return original(model, model_name, work_dir, dataset, out_file, **more)
             except Exception:
                 if _rank_and_world()[1] == 1:
@@ -178,6 +183,32 @@ def processes_without_cuda() -> None:
     _everywhere(dist, "init_process_group", wrap)
 
 
+def videommmu_is_unpacked() -> None:
+    """Unpack VideoMMMU's clips behind its download.
+
+    Upstream makes the folder for them first, and then unpacks nothing because the folder is there;
+    so no clip is found. To be dropped when a fresh download of the set has its clips.
+    """
+    from vlmeval.dataset import videommmu
+
+    def wrap(original: Any) -> Any:
+        @functools.wraps(original)
+        def fetched(*given: Any, **more: Any) -> str:
+            folder = Path(original(*given, **more))
+            for archive in sorted(folder.glob("*.zip")):
+                done = folder / "videos" / f".{archive.stem}"
+                if not done.exists():
+                    shutil.unpack_archive(archive, folder / "videos")
+                    done.touch()
+            return str(folder)
+
+        setattr(fetched, _MARK, True)
+        return fetched
+
+    if not hasattr(videommmu.snapshot_download, _MARK):
+        videommmu.snapshot_download = wrap(videommmu.snapshot_download)
+
+
 @contextlib.contextmanager
 def gpu_memory_known(kind: type) -> Iterator[None]:
     """Let a class's constructor pass its check for a GPU, which it makes through nvidia-smi."""
@@ -211,7 +242,7 @@ def own_device() -> str:
 
 
 @contextlib.contextmanager
-def _watching(dataset: Any) -> Iterator[None]:
+def _watching(dataset: Any, protocol: Protocol) -> Iterator[None]:
     """Note the sample of every prompt that the dataset builds; it is given a row or its number."""
     build = dataset.build_prompt
 
@@ -219,7 +250,11 @@ def _watching(dataset: Any) -> Iterator[None]:
     def watched(line: Any, *rest: Any, **more: Any) -> Any:
         row = dataset.data.iloc[line] if hasattr(line, "__index__") else line
         note_sample(row)
-        return built(build, row, line, *rest, **more)
+
+        def asked() -> Any:
+            return bare(build(line, *rest, **more), row, dataset, protocol)
+
+        return built(asked, row)
 
     dataset.build_prompt = watched
     try:

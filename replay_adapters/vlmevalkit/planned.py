@@ -14,9 +14,11 @@ from replay_adapters.vlmevalkit.arguments import (
     OUR_ARGUMENTS,
     refuse_unknown,
 )
+from replay_adapters.vlmevalkit.upstream import harness_version
 from replay_core import UsageError
 from replay_core.pair.identity import checkpoint_revision
 from replay_core.pair.lora import adapted_base
+from replay_core.record import library_versions
 
 _DECODING = ("max_new_tokens", "top_p", "top_k", "temperature", "repetition_penalty")
 
@@ -26,8 +28,9 @@ class Planned:
     """One model of a run, checked and resolved.
 
     ``arguments`` are what it was planned from, ``harness`` the arguments of the harness's class;
-    ``greedy``, whether its own sampling is replaced by plain argmax; ``fingerprint``, 16 digits
-    that change with settings, weights and versions.
+    ``greedy``, whether its own sampling is replaced by plain argmax; ``revisions``, what is known
+    of the files of all checkpoints; ``fingerprint``, 16 digits that change with settings, weights
+    and versions.
     """
 
     arguments: dict[str, Any]
@@ -38,7 +41,21 @@ class Planned:
     device: str | None
     attn_implementation: str | None
     harness: dict[str, Any]
+    revisions: dict[str, str]
     fingerprint: str
+
+    def summary(self) -> dict[str, Any]:
+        """Return the settings as they are logged, with what an answer depends on beside them, and
+        the arguments as they were given."""
+        kinds = str | int | float | bool | list[Any] | None
+        given = {k: v if isinstance(v, kinds) else str(v) for k, v in self.arguments.items()}
+        versions = {**library_versions(), **harness_version()}
+        return {
+            **self.settings.summary(),
+            **self.revisions,
+            "versions": versions,
+            "arguments": given,
+        }
 
 
 def plan(arguments: Mapping[str, Any], class_name: str | None = None) -> Planned:
@@ -81,6 +98,7 @@ def plan(arguments: Mapping[str, Any], class_name: str | None = None) -> Planned
     refuse_unknown(settings.rest, chosen)
     samples = _samples(settings.rest)
     harness, greedy = _harness_arguments(settings, chosen, samples)
+    revisions = _revisions(settings)
     return Planned(
         arguments=dict(arguments),
         class_name=chosen,
@@ -90,7 +108,8 @@ def plan(arguments: Mapping[str, Any], class_name: str | None = None) -> Planned
         device=settings.rest.get("device"),
         attn_implementation=settings.rest.get("attn_implementation"),
         harness=harness,
-        fingerprint=_fingerprint(settings, chosen),
+        revisions=revisions,
+        fingerprint=_fingerprint(settings, chosen, list(revisions.values())),
     )
 
 
@@ -161,13 +180,21 @@ def _harness_arguments(
     return values, greedy
 
 
-def _fingerprint(settings: Settings, chosen: str) -> str:
-    """Return 16 digits of everything an answer depends on; devices are left out."""
+def _revisions(settings: Settings) -> dict[str, str]:
+    """Return what is known of the files of each checkpoint that an answer depends on."""
     method, pair = settings.config.method, settings.pair
     onto = pair.base if adapted_base(pair.policy) is not None else None
-    revisions = [checkpoint_revision(pair.policy, onto=onto), processor_revision(settings)]
+    found = {
+        "policy_revision": checkpoint_revision(pair.policy, onto=onto),
+        "processor_revision": processor_revision(settings),
+    }
     if method != "none":
-        revisions.append(checkpoint_revision(pair.base))
+        found["base_revision"] = checkpoint_revision(pair.base)
+    return found
+
+
+def _fingerprint(settings: Settings, chosen: str, revisions: list[str]) -> str:
+    """Return 16 digits of everything an answer depends on; devices are left out."""
     anywhere = {name: value for name, value in settings.rest.items() if name != "device"}
     made = replace(settings, rest=anywhere)
     return made.fingerprint(chosen, revisions, version("activation-replay"))

@@ -8,10 +8,11 @@ from typing import Any
 from loguru import logger
 
 from replay_adapters.vlmevalkit.journal import Journal, plain, shown
+from replay_adapters.vlmevalkit.verdicts import verdicts
 from replay_core.jsonl import Line, read_lines
 
 # How the harness's scorers call the column that tells whether an item is right.
-_COLUMNS = ("hit", "score")
+_COLUMNS = ("hit", "score", "correct")
 
 
 def score_every_sample(dataset: Any, journal: Journal) -> None:
@@ -31,7 +32,7 @@ def score_every_sample(dataset: Any, journal: Journal) -> None:
         for repeat in range(1, repeats):
             files.append(_with_predictions(Path(eval_file), lines, repeat, journal))
             original(str(files[-1]), **judge)
-        scores = [item_scores(file) for file in files]
+        scores = [item_scores(file, type(dataset).__name__) for file in files]
         if not all(scores):
             logger.info(f"replay: {journal.dataset}: its scorer tells no hits item by item")
             return outcome
@@ -45,26 +46,31 @@ def score_every_sample(dataset: Any, journal: Journal) -> None:
     dataset.evaluate = evaluate
 
 
-def item_scores(eval_file: Path) -> dict[str, float]:
+def item_scores(eval_file: Path, kind: str = "") -> dict[str, float]:
     """Return index (as text) → 0 or 1, from what a scorer left beside a predictions file.
 
-    Empty where it left no such column. An answer that a scorer rejected (-1) counts as wrong.
+    ``kind`` is the name of the set's class, whose own comparison is asked where no column says it.
+    Empty where neither does. An answer that a scorer rejected (-1) counts as wrong.
     """
     from vlmeval.smp import load
 
     beside = [
-        path
+        load(str(path))
         for path in sorted(eval_file.parent.glob(f"{eval_file.stem}_*"))
         if path.suffix in {".xlsx", ".tsv", ".csv", ".json"}
     ]
-    for path in beside:
-        table = load(str(path))
+    for table in beside:
         columns = getattr(table, "columns", ())
         found = [column for column in _COLUMNS if column in columns]
-        if "index" in columns and found:
+        if _has_index(table) and found:
             values = zip(table["index"], table[found[0]], strict=True)
             return {str(plain(index)): max(0.0, float(value)) for index, value in values}
-    return {}
+    found_here = verdicts(eval_file, kind, [table for table in beside if _has_index(table)])
+    return {str(plain(index)): value for index, value in found_here.items()}
+
+
+def _has_index(table: Any) -> bool:
+    return "index" in getattr(table, "columns", ())
 
 
 def _with_predictions(eval_file: Path, lines: list[Line], repeat: int, journal: Journal) -> Path:

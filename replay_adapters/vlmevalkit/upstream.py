@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import ModuleType
 
@@ -69,6 +70,23 @@ def package_folder(checkout: Path | None) -> Path:
             "'activation-replay[vlmevalkit]', or give --vlmevalkit DIR"
         )
     return Path(found.submodule_search_locations[0])
+
+
+def harness_version() -> dict[str, str]:
+    """Return the version of the harness that is running, under the name that it is installed by.
+
+    A checkout says only what its own ``__version__`` is.
+    """
+    import vlmeval
+
+    try:
+        found = distribution("ms-vlmeval")
+    except PackageNotFoundError:
+        return {"vlmeval": str(vlmeval.__version__)}
+    installed = Path(str(found.locate_file("vlmeval"))).resolve()
+    if Path(str(vlmeval.__file__)).resolve().parent != installed:
+        return {"vlmeval": str(vlmeval.__version__)}
+    return {"ms-vlmeval": found.version}
 
 
 def load_run_script(checkout: Path | None) -> ModuleType:

@@ -47,6 +47,16 @@ def test_requests_that_are_not_repeated_stay_together():
     assert in_groups([], 2, chat=False) == []
 
 
+def test_a_simple_class_never_mixes_tasks():
+    """It would look up every document of a batch in the first one's task."""
+    asked = [request(n, {}, task) for n, task in ((0, "t"), (0, "u"), (1, "t"), (1, "u"))]
+    assert in_groups(asked, 4, chat=False) == [[0, 2], [1, 3]]
+    assert in_groups(asked + asked, 4, chat=False) == [[0, 2], [4, 6], [1, 3], [5, 7]]
+    for one in asked:
+        one.arguments = (one.arguments[0], None, *one.arguments[1:])
+    assert in_groups(asked, 4, chat=True) == [[0, 1, 2, 3]]
+
+
 def test_a_batch_is_asked_for_all_its_repeats_before_the_next():
     asked = [request(n, {}) for n in (7, 7, 7, 8, 8, 8, 9, 9, 9)]
     groups = in_groups(asked, 2, chat=False)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 
 import pytest
-from lmms_eval import evaluator
+from lmms_eval import evaluator, utils
 from lmms_eval.api.task import ConfigurableTask
 from lmms_eval.caching.response_cache import ResponseCache
 from lmms_eval.models.chat.internvl_hf import InternVLHf as InternVLChat
@@ -164,6 +164,24 @@ def test_patching_twice_changes_nothing():
     patches.find_plugin_tasks(TaskManager)
     assert TaskManager.initialize_tasks in (before, vars(TaskManager)["initialize_tasks"])
     assert not hasattr(TaskManager.initialize_tasks.__wrapped__, "__wrapped__")
+
+
+def test_a_task_file_includes_one_of_the_harness(tmp_path, monkeypatch):
+    """In the working directory and beside the file, upstream looks by itself."""
+    monkeypatch.chdir(tmp_path)
+    patches.find_included_tasks()
+    file = tmp_path / "mine.yaml"
+    file.write_text("include: lmms_eval/tasks/mmmu/mmmu_val.yaml\ntask: mine\n")
+    config = utils.load_yaml_config(str(file))
+    assert (config["task"], config["test_split"]) == ("mine", "validation")
+    assert config["process_results"].__name__ == "mmmu_process_results"
+    own = tmp_path / "lmms_eval" / "tasks" / "mmmu" / "mmmu_val.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("test_split: own\n")
+    assert utils.load_yaml_config(str(file))["test_split"] == "own"
+    file.write_text("include: lmms_eval/tasks/mmmu/no_such.yaml\n")
+    with pytest.raises(FileNotFoundError, match="no_such"):
+        utils.load_yaml_config(str(file))
 
 
 def test_an_error_passes_an_except_and_is_itself_outside():

@@ -71,7 +71,7 @@ def asked(tiny_pairs, tmp_path_factory):
         pair = tiny_pairs[family]
         # The tiny models stand in, and see few pixels.
         shipped |= {"policy": str(pair.policy), "base": str(pair.base)}
-        for published in ("processor", "replay", "inject"):
+        for published in ("processor", "replay", "inject", "sources", "unknown"):
             shipped.pop(published, None)
         limits = {"min_pixels": 3136, "max_pixels": 50176}
         shipped["protocol"] |= limits
@@ -154,10 +154,12 @@ def test_qwen3s_own_system_message_is_the_pairs_and_the_only_one(asked, kind):
         assert asked(kind, name)[0] == wire(*EXPECTED[name])
 
 
+@pytest.mark.parametrize("name", ["mm_eureka_7b", "vl_rethinker_7b", "video_r1_7b"])
 @pytest.mark.parametrize("kind", ["chat", "qwen3_chat"])
-def test_a_tasks_system_prompt_gives_way_to_the_pairs(asked, kind):
-    text, _ = asked(kind, "mm_eureka_7b", system="The task's own.")
-    assert text == wire(*EXPECTED["mm_eureka_7b"])
+def test_a_tasks_system_prompt_gives_way_to_the_pairs_words(asked, kind, name):
+    """Two of the pairs have none themselves: then it is the template's default."""
+    text, _ = asked(kind, name, system="The task's own.")
+    assert text == wire(*EXPECTED[name])
 
 
 @pytest.mark.parametrize("cls", [models.Qwen25VLReplay, models.Qwen25VLReplaySimple])

@@ -19,6 +19,8 @@ def test_a_run_is_scored_in_one_thread_where_a_scorer_has_loaded_math_verify(mon
     assert [scoring_threads(asked) for asked in (1, 4, 16)] == [1, 1, 1]
     monkeypatch.delitem(sys.modules, "math_verify")
     assert [scoring_threads(asked) for asked in (1, 4, 16)] == [1, 4, 16]
+    drawing = ["dynamath.reasoning.utils.x", "mmmu.utils.mmmu_process_results"]
+    assert [scoring_threads(4, drawing[:n]) for n in (1, 2)] == [4, 1]
 
 
 def test_an_evaluation_off_the_main_thread_is_refused():

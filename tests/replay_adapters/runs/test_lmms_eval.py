@@ -5,8 +5,9 @@ import os
 
 import pytest
 
-from replay_adapters.runs.compare import compare_runs, row_of
+from replay_adapters.runs.compare import compare_runs
 from replay_adapters.runs.reader import read_runs
+from replay_adapters.runs.tables import row_of
 from replay_core import UsageError
 from tests.support.lmms_eval_files import samples_file, write_run
 
@@ -21,7 +22,7 @@ def test_answers_with_other_ends_of_lines_are_read(tmp_path, answer):
     text = samples_file(tmp_path / "a").read_text(encoding="utf-8")
     assert len(text.splitlines()) > 20 or "\\u" in text
     (found,) = compare_runs(tmp_path / "a", tmp_path / "b")
-    assert (row_of(found)["n"], row_of(found)["fixed"]) == (20, 10)
+    assert (row_of(found).n, row_of(found).fixed) == (20, 10)
 
 
 @pytest.mark.parametrize(
@@ -147,18 +148,20 @@ def hrbench_runs(tmp_path):
 def test_hrbenchs_fcp_half_is_compared_by_question(hrbench_runs):
     (found,) = compare_runs(*hrbench_runs, metric="cross")
     row = row_of(found)
-    assert (row["n"], row["clusters"]) == (32, 8)
-    assert row["score_a"] == pytest.approx(16 / 32)
-    assert row["score_b"] == pytest.approx((16 + 4 + 2) / 32)
-    assert (row["fixed"], row["broken"]) == (6, 0)
+    assert (row.n, row.clusters) == (32, 8)
+    assert row.score_a == pytest.approx(16 / 32)
+    assert row.score_b == pytest.approx((16 + 4 + 2) / 32)
+    assert (row.fixed, row.broken) == (6, 0)
     # Two questions moved, by 4 and by 2: of four signs two are as extreme as what was seen.
-    assert row["permutation_p"] == found.report.p_value == row["holm_p"] == 0.5
+    assert row.permutation_p == found.report.p_value == row.holm_p == 0.5
 
 
-def test_hrbenchs_default_is_the_metric_of_all_documents(hrbench_runs):
+def test_hrbenchs_default_is_the_half_that_the_papers_number_is_of(hrbench_runs):
     (found,) = compare_runs(*hrbench_runs)
     row = row_of(found)
-    assert (row["metric"], row["n"], row["clusters"]) == ("average", 64, 16)
+    assert (row.metric, row.n, row.cluster, row.clusters) == ("cross", 32, "question", 8)
+    (whole,) = compare_runs(*hrbench_runs, metric="average")
+    assert (whole.report.n, whole.report.clusters) == (64, 16)
     (single,) = compare_runs(*hrbench_runs, metric="single")
     assert (single.report.n, single.report.clusters) == (32, 8)
     assert (single.report.score_a, single.report.score_b) == (1.0, 0.25)

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from replay_adapters.runs.compare import compare_runs, row_of, told
+from replay_adapters.runs.compare import compare_runs
 from replay_adapters.runs.reader import read_runs
+from replay_adapters.runs.tables import row_of, told
 from replay_core import UsageError
 
 N = 40
@@ -121,10 +122,10 @@ def test_two_runs_are_compared_from_the_harnesses_files(own):
         k: np.array([p == r for p, r in zip(v, RIGHT, strict=True)]) for k, v in ANSWERS.items()
     }
     assert (found.a.harness, found.a.task, found.a.metric) == ("VLMEvalKit", "ReplayMCQ", "hit")
-    assert row["n"] == N
-    assert row["fixed"] == (~hits["a"] & hits["b"]).sum()
-    assert row["broken"] == (hits["a"] & ~hits["b"]).sum() > 0
-    assert row["difference"] == pytest.approx(hits["b"].mean() - hits["a"].mean())
+    assert row.n == N
+    assert row.fixed == (~hits["a"] & hits["b"]).sum()
+    assert row.broken == (hits["a"] & ~hits["b"]).sum() > 0
+    assert row.difference == pytest.approx(hits["b"].mean() - hits["a"].mean())
     (clustered,) = compare_runs(own / "a", own / "b", cluster="question")
     assert clustered.report.clusters == 10
 
@@ -148,9 +149,9 @@ def test_what_the_scorer_rejected_is_wrong_and_counted(own):
     change(own / "b", hit={21: -1})  # was right in b, wrong in a
     (found,) = compare_runs(own / "a", own / "b")
     row = row_of(found)
-    assert (row["unscored_a"], row["unscored_b"]) == (0, 1)
-    assert row["fixed"] == before["fixed"] - 1
-    assert row["score_b"] == pytest.approx(before["score_b"] - 1 / N)
+    assert (row.unscored_a, row.unscored_b) == (0, 1)
+    assert row.fixed == before.fixed - 1
+    assert row.score_b == pytest.approx(before.score_b - 1 / N)
     assert "0 → 1, taken as wrong" in told(found)
 
 
@@ -176,9 +177,10 @@ def test_a_part_of_a_set_is_a_metric(own):
 
 def test_hrbenchs_fcp_half_is_compared_by_question(scored):
     runs = scored / "HRBench4K"
-    (whole,) = compare_runs(runs / "a", runs / "b")
+    (whole,) = compare_runs(runs / "a", runs / "b", metric="hit")
     assert (whole.report.n, whole.report.clusters) == (48, 12)
-    (found,) = compare_runs(runs / "a", runs / "b", metric="cross")
+    (found,) = compare_runs(runs / "a", runs / "b")
+    assert (found.a.metric, found.cluster) == ("cross", "question")
     report = found.report
     assert (report.n, report.clusters) == (24, 6)
     assert report.score_a == pytest.approx(8 / 24)

@@ -1,12 +1,13 @@
 """The final answer in a model's text, with a person's verdict for each."""
 
 import time
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay_adapters.settings.answers import AnswerFormat, final_answer
+from replay_adapters.settings.answers import AnswerFormat, Takes, final_answer
 from replay_adapters.settings.pairs import pair_names, read_pair
 
 TAGGED = AnswerFormat(tag="answer", boxed=True)
@@ -35,6 +36,7 @@ WRITTEN = {
     # No answer.
     "": "",
     "<answer></answer>": "",
+    "<think>x</think><answer>": "",
     "<think>it may be B": "",
     r"<think>perhaps \boxed{B}": "",
     "<think>an <answer>A</answer> is asked for, and the option B": "",
@@ -82,10 +84,96 @@ def test_a_scorer_of_letters_is_given_the_letter_that_is_named(answer, letter):
     assert final_answer(answer, TAGGED, "letter") == letter
 
 
-def test_a_scorer_of_boxes_is_given_a_marked_answer_in_one():
-    assert final_answer("<answer>7/2</answer>", TAGGED, "boxed") == r"\boxed{7/2}"
-    assert final_answer("It is 7/2.", TAGGED, "boxed") == "It is 7/2."
+# What a policy wrote without its marks, and the letter that a person takes it to name.
+UNMARKED = {
+    "The answer is B.": "B",
+    "The answer is **B**.": "B",
+    "**Answer:** B": "B",
+    "### Answer\nB": "B",
+    "The correct option is (B) blue": "B",
+    "The answer is C because A is wrong": "C",
+    "The answer is B. C is possible, too.": "B",
+    "B because it is blue": "B",
+    "B. The car is blue.": "B",
+    "I think it is B": "B",
+    "A is red, C is green. So it is B.": "B",
+    "Option A: red. Option B: blue. I choose B.": "B",
+    r"The final answer is \(B\).": "B",
+    "Neither A nor C fits.": None,
+    "It is not B.": None,
+    "A or B": None,
+    "B, C": None,
+    "A car is parked.": None,
+    "I cannot tell.": None,
+}
+
+
+@pytest.mark.parametrize("text", UNMARKED)
+def test_a_sentence_is_read_for_the_only_option_that_it_names(text):
+    letter = UNMARKED[text]
+    assert final_answer(text, TAGGED, "letter") == (letter or text)
+    assert final_answer(text, BOXED, "option") == (f"({letter})" if letter else text)
+    assert final_answer(text, TAGGED, "boxed") == (rf"\boxed{{{letter}}}" if letter else text)
+
+
+def test_the_usual_marks_count_where_a_pairs_own_are_missing():
+    assert final_answer("<think>A</think><answer>(B) blue</answer>", BOXED) == "(B) blue"
+    assert final_answer(r"not <answer>A</answer>, so \boxed{B}", BOXED) == "B"
+    own = AnswerFormat(tag="final")
+    assert final_answer(r"<final>A</final> <answer>\boxed{B}</answer>", own) == "A"
+    assert final_answer(r"<answer>\boxed{B}</answer>", own) == "B"
+
+
+@pytest.mark.parametrize(
+    ("answer", "boxed"),
+    [
+        *(("7/2", "7/2"), ("3.5", "3.5"), ("12 cm", "12 cm"), ("$5", "$5"), ("(B) red", "B")),
+        *((r"-\dfrac{7}{2}", r"$-\dfrac{7}{2}$"), (r"\$5", r"$\$5$"), ("10^{3}", "$10^{3}$")),
+        *((r"12\text{ cm}", r"$12\text{ cm}$"), (r"\text{B}", "B"), (r"2\sqrt{3}", r"2\sqrt{3}")),
+        *((r"\(\frac{1}{2}\)", r"$\frac{1}{2}$"), (r"\frac{\pi}{2}", r"\frac{\pi}{2}")),
+    ],
+)
+def test_a_scorer_of_boxes_is_given_numbers_in_latex_between_dollars(answer, boxed):
+    assert final_answer(f"<answer>{answer}</answer>", TAGGED, "boxed") == rf"\boxed{{{boxed}}}"
+
+
+def test_a_scorer_of_boxes_is_given_the_only_number_of_a_sentence():
+    assert final_answer("It is 7/2.", TAGGED, "boxed") == r"\boxed{7/2}"
+    assert final_answer("It is 7/2 or 4.", TAGGED, "boxed") == "It is 7/2 or 4."
+    assert final_answer("2 and 3 are 5. So 12 cm^2.", TAGGED, "boxed") == r"\boxed{12}"
     assert final_answer("<think>7/2", TAGGED, "boxed") == ""
+    assert final_answer("It is 7/2.", TAGGED, "letter") == "It is 7/2."
+
+
+def test_a_scorer_of_options_is_given_words_in_a_sentence():
+    given = final_answer("<answer>a red car</answer>", TAGGED, "option")
+    assert given == "the answer to this question is a red car"
+    assert len(given.split()) > 5  # as those scorers want it
+    assert final_answer("<think>a red car", TAGGED, "option") == ""
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        "<answer>",
+        "answer is ",
+        "\\boxed{",
+        "\\text{",
+        "**",
+        "$",
+        "(A",
+        "B, ",
+        "1,",
+        ". ",
+        "so, the ",
+    ],
+)
+def test_what_is_written_over_and_over_is_read_in_time(again):
+    """A model that repeats itself up to its limit of tokens."""
+    for takes in get_args(Takes):
+        began = time.monotonic()
+        final_answer(again * 50_000, TAGGED, takes)
+        assert time.monotonic() - began < 5
 
 
 def test_a_pattern_of_ones_own_is_matched_the_last_time():

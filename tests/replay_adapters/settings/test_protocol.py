@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from replay_adapters.settings.answers import AnswerFormat
 from replay_adapters.settings.pairs import Protocol
 from replay_adapters.settings.protocol import (
     edit_last_text,
@@ -34,7 +35,9 @@ def test_a_system_prompt_of_the_task_is_replaced():
     edited = edit_messages(messages, Protocol(system_prompt="New."))
     assert [message["role"] for message in edited] == ["system", "user"]
     assert edited[0]["content"][0]["text"] == "New."
-    assert edit_messages(messages, Protocol(user_suffix="!"))[0]["content"] == "Old."
+    (user,) = edit_messages(messages, Protocol(user_suffix="!"))  # a pair that has none
+    assert user["content"][-1]["text"] == "How many?!"
+    assert edit_messages(messages, Protocol(max_pixels=9)) == messages
 
 
 def test_only_the_last_user_turn_gets_the_suffix():
@@ -59,7 +62,23 @@ def test_decoding_of_the_pair_wins_over_the_task_but_not_over_the_command_line()
     task = {"max_new_tokens": 16, "temperature": 1, "until": ["\n"]}
     given = ("How many?", task)
     _, edited = edited_arguments(given, protocol, chat=False, command_line={"temperature"})
-    assert edited == {"max_new_tokens": 2048, "temperature": 1, "until": ["\n"]}
+    assert edited == {"max_new_tokens": 2048, "temperature": 1, "until": []}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "typed", "until"),
+    [
+        (Protocol(), (), ["\n\n"]),
+        (Protocol(user_suffix="Box it."), (), ["\n\n"]),
+        (Protocol(answer=AnswerFormat(boxed=True)), (), []),
+        (Protocol(answer=AnswerFormat(boxed=True)), ("until",), ["\n\n"]),
+        (Protocol(generation={"until": ["Q:"]}), (), ["Q:"]),
+    ],
+)
+def test_a_tasks_stop_words_do_not_end_an_answer_in_the_pairs_format(protocol, typed, until):
+    given = ("How many?", {"until": ["\n\n"]})
+    edited = edited_arguments(given, protocol, chat=False, command_line=typed)
+    assert edited[1]["until"] == until
 
 
 def test_chat_and_simple_requests_carry_the_same_edits():
@@ -121,10 +140,11 @@ def test_a_prompt_without_a_question_is_left_alone_unless_the_pair_adds_words(tu
     edited = edit_messages(turns, Protocol(user_suffix="Box it."))
     assert turns == before
     (user,) = (turn for turn in edited if turn["role"] == "user")
-    others = [turn for turn in before if turn["role"] != "user"]
+    others = [turn for turn in before if turn["role"] == "assistant"]
     assert edited == [*others, user]
     words = {"type": "text", "text": "Box it."}
-    given = before[-1]["content"] if before and not others else []
+    asked = [turn["content"] for turn in before if turn["role"] == "user"]
+    given = asked[-1] if asked else []
     pictures = [part for part in given if part["type"] == "image"]
     assert user["content"] == ("Box it." if given == "" else [*pictures, words])
 

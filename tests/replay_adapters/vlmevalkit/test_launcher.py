@@ -106,18 +106,18 @@ def test_our_models_get_their_full_names_and_the_harness_keeps_its_own_arguments
 
 def test_a_run_reads_each_pair_file_and_plans_each_model_once(monkeypatch, tmp_path):
     read, plans = Counter(), []
-    parse, plan = pairs.yaml.safe_load, planned.plan
+    parse, plan = pairs.read_mapping, planned.plan
 
-    def parsing(text):
-        read[text] += 1
-        return parse(text)
+    def parsing(path, *told):
+        read[path] += 1
+        return parse(path, *told)
 
     def planning(*given):
         plans.append(given)
         return plan(*given)
 
     pairs._parsed.cache_clear()
-    monkeypatch.setattr(pairs.yaml, "safe_load", parsing)
+    monkeypatch.setattr(pairs, "read_mapping", parsing)
     monkeypatch.setattr(planned, "plan", planning)
     run = launcher.prepare(["--model", "demo-replay", "demo-none", "--data", "replay_demo"])
     file = tmp_path / "run.json"

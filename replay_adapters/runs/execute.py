@@ -1,0 +1,107 @@
+"""Run or resume the cells of a table, one command line of the harness after the other."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from replay_adapters.lmms_eval.judges import no_judge
+from replay_adapters.runs.plan import Cell
+from replay_adapters.runs.reader import read_runs
+from replay_adapters.runs.run import RunLog
+from replay_core import UsageError
+from replay_core.jsonl import replace_text
+
+State = Literal["done", "begun", "to run"]
+_DONE = "done.json"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that was not finished, and why."""
+
+    cell: Cell
+    why: str
+
+
+def state(cell: Cell) -> State:
+    """Return how far a cell is, by its files."""
+    if (cell.folder / _DONE).is_file():
+        return "done"
+    return "begun" if cell.folder.is_dir() else "to run"
+
+
+def log_of(cell: Cell) -> RunLog | None:
+    """Return the finished run of a cell; None where there is none.
+
+    Raises:
+        UsageError: the cell is done, and its files cannot be read.
+    """
+    if state(cell) != "done":
+        return None
+    return read_runs(cell.folder, [cell.task])[0]
+
+
+def missing(cell: Cell) -> str | None:
+    """Return what a cell lacks that can be told before it is run; None where nothing is known."""
+    if cell.judge is None or cell.asking.harness != "lmms-eval":
+        return None  # vlmeval_replay tells itself, by its own flags
+    why = no_judge()
+    return why and f"its scorer asks a judge, but {why}"
+
+
+def run_cells(cells: Sequence[Cell], tell: Callable[[str], None]) -> list[Failure]:
+    """Run each cell that is not done, and return those that were not finished.
+
+    A cell that fails does not stop the others. ``tell`` is given a line for each, its command line
+    among them, as it can be typed.
+    """
+    failures = []
+    for number, cell in enumerate(cells, start=1):
+        at = f"[{number}/{len(cells)}] {cell.name}"
+        if state(cell) == "done":
+            tell(f"{at}: done before")
+            continue
+        if why := missing(cell):
+            tell(f"{at}: not run: {why}")
+            failures.append(Failure(cell, why))
+            continue
+        tell(f"{at}\n$ {cell.shown}")
+        if why := _run(cell):
+            tell(f"{at}: failed: {why}")
+            failures.append(Failure(cell, why))
+        else:
+            tell(f"{at}: done")
+    return failures
+
+
+def _run(cell: Cell) -> str | None:
+    """Run one cell; return why it is not finished, if it is not."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    if cell.asking.harness == "vlmevalkit":
+        replace_text(cell.folder / "run.json", json.dumps(cell.run_file(), indent=2) + "\n")
+    log = cell.folder / "log.txt"
+    with log.open("ab") as written:
+        ended = subprocess.run(
+            cell.command,
+            env={**os.environ, **cell.environment},
+            stdout=written,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if ended.returncode != 0:
+        return f"exit code {ended.returncode}: {_last_line(log)} (see {log})"
+    try:
+        read_runs(cell.folder, [cell.task])
+    except UsageError as error:
+        return f"{error} (see {log})"
+    replace_text(cell.folder / _DONE, json.dumps({"command": cell.shown}) + "\n")
+    return None
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "it printed nothing"
