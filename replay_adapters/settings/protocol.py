@@ -46,16 +46,18 @@ def edit_messages(
     """Return chat messages with the pair's system prompt in front and its way to ask the question.
 
     A pair with words of its own replaces the task's system prompt, also where it has none itself:
-    what such a prompt says about thoughts and answers is another format. Where the harness's class
-    writes it (``writes_system_prompt``), the task's is only left out. The question is the last text
-    of the last user turn; where there is none, as with pictures alone, what the pair adds to a
-    question is a text of its own. The given messages are not changed.
+    what such a prompt says about thoughts and answers is another format. (One without a user turn
+    is all that there is, and stays.) Where the harness's class writes it
+    (``writes_system_prompt``), the task's is only left out. The question is the last text of the
+    last user turn; where there is none, as with pictures alone, what the pair adds to a question is
+    a text of its own. The given messages are not changed.
     """
     edited = [
         {**m, "content": list(m["content"]) if isinstance(m["content"], list) else m["content"]}
         for m in messages
     ]
-    if protocol.system_prompt is not None or edit_question("", protocol):
+    asks = any(message["role"] == "user" for message in edited) and edit_question("", protocol)
+    if protocol.system_prompt is not None or asks:
         edited = [message for message in edited if message["role"] != "system"]
     if protocol.system_prompt is not None and not writes_system_prompt:
         system = {"type": "text", "text": protocol.system_prompt}

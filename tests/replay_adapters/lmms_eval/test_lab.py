@@ -111,6 +111,7 @@ def test_a_judge_is_asked_about_the_final_answer(tasks, judge, name):
     asked = str(judge.asked)
     assert "12 cm" in asked
     assert "4 by 3" not in asked
+    assert "</answer>" not in asked
 
 
 # One task for each scorer and kind of rows; and two whose answers have room.
