@@ -1,10 +1,12 @@
-"""In how many threads lmms-eval may score the answers of a run."""
+"""How lmms-eval scores the answers of a run: in how many threads, and those that name no option."""
 
 import sys
 import threading
+from typing import Any
 
 from loguru import logger
 
+from replay_adapters.session.session import Session
 from replay_core import UsageError
 
 
@@ -34,3 +36,19 @@ def scoring_threads(asked: int) -> int:
             "math_verify, which fails in any but the main thread"
         )
     return 1
+
+
+def no_option_is_wrong(
+    session: Session, original: Any, judge: Any, data: dict[str, Any], *rest: Any
+) -> dict[str, Any]:
+    """Stand in for HR-Bench's ``get_chat_response``: "Z", its word for no option, where it has none.
+
+    Where its judge cannot be asked, its result lacks ``gpt_prediction``, and where the judge names
+    no option it is False: both raise after generation, and no answer of any task is written. The
+    judge is asked ten times, so that it is not without a key.
+    """
+    if judge.api_key in ("", "YOUR_API_KEY"):
+        found = judge.can_infer(data["prediction"], data["options"])
+        return {**data, "gpt_prediction": found or "Z"}
+    told = original(judge, data, *rest)
+    return {**told, "gpt_prediction": told.get("gpt_prediction") or "Z"}

@@ -23,6 +23,8 @@ class BenchmarkTask(BaseModel):
     """The model or endpoint that the scorer asks; None where it has rules."""
     takes: Takes = "text"
     """The form of a final answer that the scorer reads best."""
+    loop: bool = False
+    """Whether it answers the calls of a pair's tool, in a conversation."""
     notes: str = ""
     """The limits of the scorer itself."""
 
@@ -59,3 +61,22 @@ def form_taken(task: str | None) -> Takes:
     """Return the form of a final answer that a task's scorer reads best; text where unknown."""
     known = None if task is None else benchmark_of(task)
     return "text" if known is None or task is None else known.tasks[task].takes
+
+
+def answers_calls(task: str) -> bool | None:
+    """Return whether a task of either harness answers the calls of a pair's tool; None where that
+    is not known."""
+    known = benchmark_of(task)
+    return None if known is None else known.tasks[task].loop
+
+
+def without_loop(task: str, pair: str, tool: str) -> str:
+    """Return why a pair whose prompt offers a tool cannot be asked ``task``, and what to do."""
+    known = benchmark_of(task)
+    instead = [name for name, one in known.tasks.items() if one.loop] if known else []
+    named = f"take {' or '.join(instead)}, which does" if instead else "take a task that does"
+    return (
+        f"task {task} does not answer the tool calls that the prompt of pair={pair} asks for "
+        f"({tool}), and its own instructions would contradict that prompt; {named}, or ask in the "
+        "task's own prompt with replay_protocol=task"
+    )

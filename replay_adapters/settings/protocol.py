@@ -1,7 +1,7 @@
 """A pair's own prompt and decoding, put into what a task asks for."""
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from replay_adapters.settings.pairs import QUESTION, Protocol
@@ -88,7 +88,15 @@ def edited_request(
     else:
         context, generation, *tail = request.arguments
         question = (edit_question(context, protocol),)
-    ours = {k: v for k, v in protocol.generation.items() if k not in command_line}
     edited = copy.copy(request)
-    edited.arguments = (*question, {**generation, **ours}, *tail)
+    edited.arguments = (*question, pairs_decoding(generation, protocol, command_line), *tail)
     return edited
+
+
+def pairs_decoding(
+    generation: Mapping[str, Any], protocol: Protocol, command_line: Collection[str]
+) -> dict[str, Any]:
+    """Return a task's generation settings with the pair's over them, but not over those that the
+    ``command_line`` names."""
+    ours = {k: v for k, v in protocol.generation.items() if k not in command_line}
+    return {**generation, **ours}
