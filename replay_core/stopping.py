@@ -16,7 +16,7 @@ def stops_of(new_ids: Tensor, generation: Mapping[str, Any]) -> dict[int, int]:
     stops = generation.get("stop_strings")
     if not stops:
         return {}
-    tokenizer, pad = generation["tokenizer"], generation["pad_token_id"]
+    tokenizer, pad = generation["tokenizer"], generation.get("pad_token_id")
     stops = [stops] if isinstance(stops, str) else stops
     found = {}
     for number, row in enumerate(new_ids.tolist()):

@@ -7,9 +7,12 @@ from replay_adapters.agents.boxes import Limits
 from replay_adapters.session.session import current
 from replay_adapters.settings.answers import Takes, final_answer
 from replay_adapters.settings.pairs import Protocol, read_pair
+from replay_adapters.settings.tools import Boxes
 from replay_core import UsageError
 
 DEEPEYES = "deepeyes_7b"
+# What V*'s own questions end with.
+_DIRECTLY = "Answer with the option's letter from the given choices directly."
 
 
 def asking(pair: str = DEEPEYES) -> tuple[Protocol, Limits]:
@@ -25,7 +28,7 @@ def asking(pair: str = DEEPEYES) -> tuple[Protocol, Limits]:
     model: Any = None if session is None else session.model
     shipped = read_pair(pair).protocol
     if model is None:
-        return shipped, _limits(shipped, None)
+        return shipped, limits_of(shipped)
     protocol = model.settings.protocol
     if protocol == Protocol():
         protocol = shipped
@@ -35,7 +38,8 @@ def asking(pair: str = DEEPEYES) -> tuple[Protocol, Limits]:
             f"does not offer; take a task without them, pair={pair}, or replay_protocol=task to "
             f"ask in {pair}'s prompt"
         )
-    return protocol, _limits(protocol, model)
+    smallest, largest = (getattr(model, name, None) for name in ("min_pixels", "max_pixels"))
+    return protocol, limits_of(protocol, smallest, largest, model.settings.boxes)
 
 
 def last_answer(outputs: str | Sequence[str], takes: Takes = "text") -> str:
@@ -46,14 +50,26 @@ def last_answer(outputs: str | Sequence[str], takes: Takes = "text") -> str:
     return final_answer(text, protocol.answer, takes)
 
 
-def _limits(protocol: Protocol, model: Any) -> Limits:
+def without_instruction(question: str) -> str:
+    """Return a question without V*'s own instruction behind it, which would contradict the tool's
+    protocol."""
+    asked = question.rstrip()
+    return asked.removesuffix(_DIRECTLY).rstrip() if asked.endswith(_DIRECTLY) else question
+
+
+def limits_of(
+    protocol: Protocol,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    boxes: Boxes = "mapped",
+) -> Limits:
+    """Return how pictures are shown: within the given pixels, or else the protocol's, or else those
+    of qwen-vl-utils."""
     from qwen_vl_utils import vision_process as reader
 
-    factor = protocol.tools.factor if protocol.tools is not None else 28
-    smallest = getattr(model, "min_pixels", None) or protocol.min_pixels
-    largest = getattr(model, "max_pixels", None) or protocol.max_pixels
+    token = (protocol.tools.factor if protocol.tools is not None else 28) ** 2
     return Limits(
-        smallest or reader.IMAGE_MIN_TOKEN_NUM * factor**2,
-        largest or reader.IMAGE_MAX_TOKEN_NUM * factor**2,
-        "mapped" if model is None else model.settings.boxes,
+        min_pixels or protocol.min_pixels or reader.IMAGE_MIN_TOKEN_NUM * token,
+        max_pixels or protocol.max_pixels or reader.IMAGE_MAX_TOKEN_NUM * token,
+        boxes,
     )

@@ -41,7 +41,7 @@ def scoring_threads(asked: int) -> int:
 def no_option_is_wrong(
     session: Session, original: Any, judge: Any, data: dict[str, Any], *rest: Any
 ) -> dict[str, Any]:
-    """Stand in for HR-Bench's ``get_chat_response``: "Z", its word for no option, where it has none.
+    """Stand in for HR-Bench's ``get_chat_response``; say "Z", its word for none, for no option.
 
     Where its judge cannot be asked, its result lacks ``gpt_prediction``, and where the judge names
     no option it is False: both raise after generation, and no answer of any task is written. The

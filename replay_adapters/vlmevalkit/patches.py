@@ -15,6 +15,7 @@ from typing import Any
 from loguru import logger
 
 from replay_adapters.session.session import Session, current, opened
+from replay_adapters.settings.benchmarks import answers_calls
 from replay_adapters.vlmevalkit.inputs import built
 from replay_adapters.vlmevalkit.journal import Journal, ask_again, finish, note_sample, take_over
 from replay_adapters.vlmevalkit.planned import Build, Planned
@@ -58,7 +59,8 @@ def join_records_with_samples() -> None:
                 if rank == 0:
                     rows_of(dataset, more.get("limit"), None).write(journal)
                 return model
-            planned.settings.check_tasks([dataset.dataset_name])
+            named = dataset.dataset_name
+            planned.settings.check_tasks([named], loop=bool(answers_calls(named)))
             journal.check_settings(planned.fingerprint, planned.settings.summary())
             if rank == 0 and more.get("retry_failed", True):
                 file = more.get("result_file") or get_pred_file_path(

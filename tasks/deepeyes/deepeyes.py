@@ -12,13 +12,11 @@ from typing import Any
 
 from PIL import Image
 
-from replay_adapters.agents.asking import asking, last_answer
+from replay_adapters.agents.asking import asking, last_answer, without_instruction
 from replay_adapters.agents.conversation import Conversation, next_messages
 from replay_core import UsageError
 
 Document = dict[str, Any]
-# What V*'s own questions end with: an instruction that would contradict the conversation's.
-_DIRECTLY = "Answer with the option's letter from the given choices directly."
 _OPTION = re.compile(r"\(([A-F])\)\s*(.*?)\s*(?=\([A-F]\)|\Z)", re.DOTALL)
 
 
@@ -65,7 +63,7 @@ def vstar_messages(
 
 def vstar_question(text: str) -> tuple[str, dict[str, str]]:
     """Return the question and its options by letter, without the instruction behind them."""
-    text = text.strip().removesuffix(_DIRECTLY).rstrip()
+    text = without_instruction(text)
     question, _, _ = text.partition("(A)")
     return question.strip(), dict(_OPTION.findall(text[len(question) :]))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pictures
 
@@ -48,7 +49,7 @@ def hrbench_rows(questions: list[str]) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "index": len(rows),
-                    "question": f"{question} ({turned})" if turned < 0 else question,
+                    "question": question,
                     "answer": LETTERS[options.index("red")],
                     "category": "single" if number % 2 == 0 else "cross",
                     **dict(zip(LETTERS, options, strict=True)),
@@ -64,6 +65,14 @@ def write_hrbench(folder: Path, questions: list[str], task: str = "deepeyes_hrbe
     lines = "".join(json.dumps(row) + "\n" for row in hrbench_rows(questions))
     (folder / "hrbench.jsonl").write_text(lines)
     return _task(folder, task, "json", "hrbench.jsonl", "hrbench_4k")
+
+
+def write_vlmevalkit(data: Path, questions: list[str]) -> None:
+    """Write HRBench4K and VStarBench as VLMEvalKit keeps them below ``data``."""
+    rows = hrbench_rows(questions)
+    pd.DataFrame(rows).to_csv(data / "hr_bench_4k.tsv", sep="\t", index=False)
+    few = pd.DataFrame(rows[:2]).drop(columns=["cycle_category"])
+    few.to_csv(data / "VStarBench.tsv", sep="\t", index=False)
 
 
 def write_vstar(folder: Path, texts: list[str], labels: list[str]) -> str:
@@ -85,9 +94,7 @@ def write_vstar(folder: Path, texts: list[str], labels: list[str]) -> str:
 
 def write_visualprobe(folder: Path, questions: list[str], answers: list[str]) -> str:
     """Write a set in VisualProbe's schema and a task for it; return the task's name."""
-    features = Features(
-        {"image": Image(), "question": Value("string"), "answer": Value("string")}
-    )
+    features = Features({"image": Image(), "question": Value("string"), "answer": Value("string")})
     rows = {
         "image": [picture(20 + number) for number in range(len(questions))],
         "question": questions,

@@ -1,9 +1,9 @@
 """A harness whose policy writes given texts: images, prompts, x, records and scores are real.
 
-``python -m tests.support.scripted SCRIPT LOG HARNESS …`` runs a harness's command line. SCRIPT is a
-JSON file: a piece of the question → the texts of a conversation, turn by turn. The tokens are forced
-one by one inside the model's own ``generate``, so that stopping, padding and counting are its own.
-LOG gets a line for each call of ``generate``: the prompts as the tokenizer got them, their pictures'
+``python -m tests.support.scripted SCRIPT LOG HARNESS …`` runs a harness's command line. SCRIPT is
+JSON: a piece of the question → the texts of a conversation, turn by turn. The tokens are forced one
+by one inside the model's own ``generate``, so that stopping, padding and counting are its own. LOG
+gets a line for each call of ``generate``: the prompts as the tokenizer got them, their pictures'
 grids, and how each is steered.
 """
 
@@ -72,7 +72,7 @@ def install(script: Script) -> None:
         line = {
             "prompts": [PADS.sub("<|image_pad|>", prompt) for prompt in prompts],
             "grids": inputs["image_grid_thw"].tolist(),
-            "visual": [int((row == tokenizer.convert_tokens_to_ids("<|image_pad|>")).sum()) for row in ids],
+            "visual": (ids == tokenizer.convert_tokens_to_ids("<|image_pad|>")).sum(1).tolist(),
             "pixels": float(inputs["pixel_values"].double().sum()),
             "x": [None if one is None else one.norm(dim=-1).tolist() for one in x],
             "limit": generation.get("max_new_tokens"),
@@ -84,11 +84,21 @@ def install(script: Script) -> None:
     Steered.decode = decode  # type: ignore[method-assign]
 
 
+def take_local_sets() -> None:
+    """Let VLMEvalKit take the sets that lie in its folder, whatever they hold."""
+    from vlmeval.dataset.image_mcq import HRBenchDataset, ImageMCQDataset
+
+    HRBenchDataset.DATASET_MD5 = {}
+    ImageMCQDataset.DATASET_MD5 = {}
+
+
 def main() -> None:
     """Run the harness that the command line names."""
     script, log, harness, *rest = sys.argv[1:]
     install(Script(json.loads(Path(script).read_text()), Path(log)))
     sys.argv = [harness, *rest]
+    if harness == "vlmeval":
+        take_local_sets()
     importlib.import_module(HARNESSES[harness]).main()
 
 
