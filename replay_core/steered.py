@@ -139,7 +139,8 @@ class Steered:
         # "Before layer l" is behind layer l - 1, so that l itself need not run.
         depth = max(self.layers) + (self.config.side == "after")
         call = window.call(self.pair.policy, inputs, features, depth)
-        problem = ReplayProblem(call, window.candidates, features, targets, self.config, kept)
+        given = (call, window.candidates, features, targets, self.config)
+        problem = ReplayProblem(*given, kept=kept)
         before = meter.lap()
         descent = descend(problem)
         if self.config.x == "random":
