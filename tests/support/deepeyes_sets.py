@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pictures
 
@@ -93,10 +94,16 @@ def write_vstar(folder: Path, texts: list[str], labels: list[str]) -> str:
 
 
 def write_visualprobe(folder: Path, questions: list[str], answers: list[str]) -> str:
-    """Write a set in VisualProbe's schema and a task for it; return the task's name."""
+    """Write a set in VisualProbe's schema and a task for it; return the task's name.
+
+    The picture of the last question is broken.
+    """
     features = Features({"image": Image(), "question": Value("string"), "answer": Value("string")})
     rows = {
-        "image": [picture(20 + number) for number in range(len(questions))],
+        "image": [
+            *(picture(20 + number) for number in range(len(questions) - 1)),
+            {"bytes": b"no picture", "path": None},
+        ],
         "question": questions,
         "answer": answers,
     }
@@ -112,3 +119,16 @@ def _task(folder: Path, task: str, kind: str, file: str, split: str) -> str:
         f"dataset_kwargs:\n  data_files:\n    {split}: {folder / file}\n"
     )
     return name
+
+
+def pair_file(path: Path, policy: Path, base: Path, **tools: Any) -> Path:
+    """Write deepeyes_7b's pair file for tiny checkpoints, which see few pixels."""
+    shipped = yaml.safe_load((resource("configs") / "pairs" / "deepeyes_7b.yaml").read_text())
+    del shipped["inject"]
+    shipped |= {"policy": str(policy), "base": str(base), "dtype": "float32"}
+    shipped["replay"] = {"layers": 3, "threshold": 0.7, "step_size": 3}
+    shipped["protocol"]["max_pixels"] = 50176
+    shipped["protocol"]["generation"]["max_new_tokens"] = 160
+    shipped["protocol"]["tools"] |= tools
+    path.write_text(yaml.safe_dump(shipped))
+    return path

@@ -33,7 +33,12 @@ class Script:
         self.texts, self.log = texts, log
 
     def reply(self, prompt: str) -> str:
-        """Return the text for a prompt: of its conversation, by how much was written before."""
+        """Return the text for a prompt: of its conversation, by how much was written before.
+
+        Nothing is written to the prompt that stands in for an unreadable picture's.
+        """
+        if "<|vision_end|>?<|im_end|>" in prompt:
+            return ""
         (key,) = [key for key in self.texts if key in prompt]
         turn = prompt.count("<|im_start|>assistant") - 1
         texts = self.texts[key]
@@ -55,6 +60,11 @@ class Forced(LogitsProcessor):
         return forced
 
 
+def _by_picture(inputs: Any) -> tuple[torch.Tensor, ...]:
+    """Return the pixels of each picture of a batch, as the vision tower gets them."""
+    return inputs["pixel_values"].split(inputs["image_grid_thw"].prod(-1).tolist())
+
+
 def install(script: Script) -> None:
     """Let every pair of this process write what the script says."""
     original = Steered.decode
@@ -73,7 +83,7 @@ def install(script: Script) -> None:
             "prompts": [PADS.sub("<|image_pad|>", prompt) for prompt in prompts],
             "grids": inputs["image_grid_thw"].tolist(),
             "visual": (ids == tokenizer.convert_tokens_to_ids("<|image_pad|>")).sum(1).tolist(),
-            "pixels": float(inputs["pixel_values"].double().sum()),
+            "bright": [float(part.mean()) for part in _by_picture(inputs)],
             "x": [None if one is None else one.norm(dim=-1).tolist() for one in x],
             "limit": generation.get("max_new_tokens"),
         }
