@@ -86,15 +86,10 @@ class ReplayMixin(Replaying):
 
     def generate_until(self, requests: list[Any]) -> list[Any]:
         """Return the final answers, which the pair's protocol tells from the rest of the texts."""
-        with joined(self) as session:
-            finals = Finals(session.records, requests, self.settings.protocol.answer)
-            return finals.of(self.texts(requests))
-
-    def texts(self, requests: list[Any]) -> list[Any]:
-        """Return the whole texts, asked for in the way of the pair's protocol."""
         self.settings.check_tasks({request.task_name for request in requests}, loop=False)
         with joined(self) as session:
-            return self.answered([self._asked(session, request) for request in requests])
+            finals = Finals(session.records, requests, self.settings.protocol.answer)
+            return finals.of(self.answered([self._asked(session, one) for one in requests]))
 
     def answered(self, asked: list[Any]) -> list[Any]:
         """Answer in the harness's own batches and order, and keep every answer's record."""

@@ -123,7 +123,7 @@ def visualprobe_judged(doc: Document, results: Sequence[Any]) -> dict[str, float
     scores = visualprobe_results(doc, results)
     said = last_answer(results[0])
     if scores["exact_match"] or not said:
-        return {**scores, "judged": scores["exact_match"]}
+        return {**scores, "llm_as_judge_eval": scores["exact_match"]}
     told = _judge().evaluate_binary(
         question=visualprobe_question(doc),
         answer=" or ".join(visualprobe_target(doc)),
@@ -132,7 +132,7 @@ def visualprobe_judged(doc: Document, results: Sequence[Any]) -> dict[str, float
     )
     if not told["success"] or str(told["result"]) not in ("0", "1"):
         raise RuntimeError(f"the judge has not answered 0 or 1: {told['raw_response']!r}")
-    return {**scores, "judged": float(told["result"])}
+    return {**scores, "llm_as_judge_eval": float(told["result"])}
 
 
 def normalised(text: str) -> str:
@@ -163,7 +163,5 @@ def _judge() -> Any:
 
     from lmms_eval.llm_judge import ServerConfig, get_server
 
-    model = os.environ.get("MODEL_VERSION")
-    if not model or not os.environ.get("OPENAI_API_KEY"):
-        raise UsageError("the judge needs OPENAI_API_KEY and MODEL_VERSION, and OPENAI_API_URL")
+    model = os.environ.get("MODEL_VERSION", "gpt-4o-2024-11-20")  # as lmms-eval's own scorers
     return get_server(os.environ.get("API_TYPE", "openai"), ServerConfig(model_name=model))

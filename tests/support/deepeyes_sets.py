@@ -124,7 +124,8 @@ def _task(folder: Path, task: str, kind: str, file: str, split: str) -> str:
 def pair_file(path: Path, policy: Path, base: Path, **tools: Any) -> Path:
     """Write deepeyes_7b's pair file for tiny checkpoints, which see few pixels."""
     shipped = yaml.safe_load((resource("configs") / "pairs" / "deepeyes_7b.yaml").read_text())
-    del shipped["inject"]
+    for published in ("inject", "sources", "unknown"):
+        shipped.pop(published, None)
     shipped |= {"policy": str(policy), "base": str(base), "dtype": "float32"}
     shipped["replay"] = {"layers": 3, "threshold": 0.7, "step_size": 3}
     shipped["protocol"]["max_pixels"] = 50176
