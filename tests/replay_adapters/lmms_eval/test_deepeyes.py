@@ -282,9 +282,11 @@ def test_use_cache_serves_whole_conversations(data, alone, cache, tmp_path):
 
 
 def test_x_of_an_earlier_picture_is_kept_where_it_is_asked(data, alone, tmp_path):
-    more = ("--batch_size", "2")
+    more = ("--batch_size", "2", "--num_samples", "2")
     reused = ran(command(data, tmp_path, ",replay_turns=reuse", *more, tasks=TASKS[2:]))
-    first, refused, crop, two_crops = x_of(reused, "the sign say")
+    found = x_of(reused, "the sign say")
+    assert found[::2] == found[1::2]  # both repeats, in batches of their own
+    first, refused, crop, two_crops = found[::2]
     assert [len(x) for x in (first, refused, crop, two_crops)] == [54, 54, 60, 69]
     assert np.allclose(first, refused, rtol=1e-6)  # no new picture: nothing is found
     assert np.allclose(first, crop[:54], rtol=1e-6)
@@ -293,8 +295,12 @@ def test_x_of_an_earlier_picture_is_kept_where_it_is_asked(data, alone, tmp_path
     again = x_of(alone, "the sign say")
     assert not np.allclose(again[0], again[-1][:54], rtol=1e-2)
     assert reused.results["replay"]["turns"] == "reuse"
-    steps = [record["steps"] for record in reused.samples(TASKS[2])[0]["replay"]]
-    assert steps == [25, 0, 25, 25]
+    records = reused.samples(TASKS[2])[0]["replay"]
+    # Conversation after conversation, each with its own seeds.
+    assert [record["turn"] for record in records] == [0, 1, 2, 3] * 2
+    assert [record["steps"] for record in records] == [25, 0, 25, 25] * 2
+    assert [record["response"] for record in records] == SCRIPT["the sign say"] * 2
+    assert len({record["seed"] for record in records}) == 8
 
 
 def x_of(run: Run, words: str) -> list[list[float]]:
