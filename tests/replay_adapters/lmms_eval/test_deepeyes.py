@@ -33,7 +33,7 @@ SCRIPT = {
     "Where is the dog": [f"<answer>(B)</answer>{sets.call(SQUARE)}"],
     "Where is the cat": [sets.call([9, 9, 1, 1])],  # again and again
     "the sign say": [sets.call("x"), ZOOM, sets.call([0, 0, 28, 28]), "<answer>The STOP!</answer>"],
-    "the plate say": [sets.call(SQUARE, "python"), "<answer></answer>"],
+    "the plate say": [f"{sets.call(SQUARE, 'python')} and more words", "<answer></answer>"],
     "broken": ["<answer>never</answer>"],
 }
 TURNS = 4
@@ -212,6 +212,9 @@ def test_answers_end_behind_the_call_also_beside_longer_ones(resumed, tiny_pairs
             assert (record["finish_reason"], record["truncated"]) == ("stop", False)
             checked[record["batch_size"]] += 1
     assert len(checked) > 1
+    # Decoding stopped there, although the policy would have gone on.
+    first, _ = run.samples(TASKS[2])[1]["replay"]
+    assert first["response"] == sets.call(SQUARE, "python")
 
 
 def test_each_set_is_scored_by_its_own_scorer(alone):
