@@ -127,12 +127,20 @@ def edited_request(
         context, generation, *tail = request.arguments
         kind = _kind(documents, *tail[1:]) if documents and protocol.type_suffixes else None
         question = (edit_question(context, protocol, kind),)
+    edited = copy.copy(request)
+    edited.arguments = (*question, pairs_decoding(generation, protocol, command_line), *tail)
+    return edited
+
+
+def pairs_decoding(
+    generation: Mapping[str, Any], protocol: Protocol, command_line: Collection[str]
+) -> dict[str, Any]:
+    """Return a task's generation settings with the pair's over them, but not over those that the
+    ``command_line`` names."""
     long = "until" in generation and (protocol.generation or protocol.answer)
     decoding = {**({"until": []} if long else {}), **protocol.generation}
     ours = {k: v for k, v in decoding.items() if k not in command_line}
-    edited = copy.copy(request)
-    edited.arguments = (*question, {**generation, **ours}, *tail)
-    return edited
+    return {**generation, **ours}
 
 
 def _kind(documents: Mapping[str, Any], number: int, task: str, split: str) -> str | None:
