@@ -73,7 +73,7 @@ def test_boxes_and_crops_are_drawn(run):
     page = np.asarray(drawn(found, image))
     assert page.shape == (400 + 8 + 240, 600, 3)  # the crop, 2 to 1, below the image
     assert page[50, 200].tolist() == page[149, 299].tolist() == [255, 0, 0]
-    assert page[100, 200].tolist() == [255, 255, 255]
+    assert page[100, 200].tolist() == page[50, 100].tolist() == [255, 255, 255]
     assert page[408, 479].tolist() == [255, 0, 0]
 
 
