@@ -72,8 +72,8 @@ def test_boxes_and_crops_are_drawn(run):
     image = Image.new("RGB", (600, 400), "white")
     page = np.asarray(drawn(found, image))
     assert page.shape == (400 + 8 + 240, 600, 3)  # the crop, 2 to 1, below the image
-    assert page[50, 200].tolist() == page[149, 299].tolist() == [255, 0, 0]
-    assert page[100, 200].tolist() == page[50, 100].tolist() == [255, 255, 255]
+    assert page[50, 100].tolist() == page[149, 299].tolist() == [255, 0, 0]
+    assert page[100, 200].tolist() == page[50, 50].tolist() == [255, 255, 255]
     assert page[408, 479].tolist() == [255, 0, 0]
 
 
