@@ -63,6 +63,34 @@ def _json(content: object) -> str:
 
 
 @app.command()
+def conversation(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run of either harness.")],
+    task: Annotated[str | None, typer.Option(help="Where the run has several.")] = None,
+    document: Annotated[str | None, typer.Option(help="Its number; the first by default.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw boxes and crops into a file.")] = None,
+    image: Annotated[Path | None, typer.Option(help="The original image, to draw into.")] = None,
+    include_path: Annotated[str | None, typer.Option(help="lmms-eval's, for own tasks.")] = None,
+) -> None:
+    """List a conversation with a tool: texts, boxes, crops and how each turn was steered.
+
+    Where --picture needs the original image, it is taken from the task's own data, or --image.
+    """
+    from replay_adapters.runs.conversation import conversations, drawn, listing
+
+    found = conversations(run, task, document)
+    for one in found:
+        for line in listing(one):
+            typer.echo(line)
+    if picture is not None:
+        from replay_adapters.originals import original_of
+
+        console.quiet_logs()
+        whole = original_of(found[0], image, include_path)
+        drawn(found[0], whole).save(picture)
+        typer.echo(f"drawn: {picture}")
+
+
+@app.command()
 def doctor() -> None:
     """Compare what is installed with the tested set, and answer one item in each harness.
 

@@ -14,6 +14,7 @@ from replay_core.record import ReplayRecord, Seconds, answer_fields, make_record
 from replay_core.result import ReplayResult
 from replay_core.sampling import SeededRows, seeds_of_copies
 from replay_core.steered import Steered
+from replay_core.stopping import stops_of
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,14 @@ def answer(
     prompt = inputs["input_ids"].shape[1]
     ends = generation.get("eos_token_id", defaults.eos_token_id)
     limit = generation.get("max_new_tokens", defaults.max_new_tokens)
-    fields = answer_fields(
-        ids[:, prompt:],
-        set(ends) if isinstance(ends, list | tuple) else {ends},
-        ids.shape[1] - prompt if limit is None else limit,
-    )
+    ends = list(ends) if isinstance(ends, list | tuple) else [ends]
+    limit = ids.shape[1] - prompt if limit is None else limit
+    stopped = stops_of(ids[:, prompt:], generation)
+    for row, length in stopped.items():  # a short row's padding is none of its tokens
+        ids[row, prompt + length :] = ends[0]
+    fields = answer_fields(ids[:, prompt:], set(ends), limit)
+    for row, length in stopped.items():
+        fields[row] = {"new_tokens": length, "finish_reason": "stop", "truncated": False}
     copies = len(ids) // len(seeds)
     for own, seed in zip(fields, seeds_of_copies(seeds, copies), strict=True):
         own["seed"] = seed

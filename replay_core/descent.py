@@ -1,6 +1,6 @@
 """The loop that minimises the replay loss over x, and how it ended for each sample.
 
-x ← x - α ∂L/∂x, from x = 0
+x ← x - α ∂L/∂x, from x = 0, or from what is kept of an earlier x
 """
 
 from collections.abc import Sequence
@@ -35,10 +35,13 @@ def descend(problem: ReplayProblem) -> Descent:
     """Minimise the loss over x by plain gradient descent from 0.
 
     The loss is summed over the batch; outcome and stopping are each sample's own. A sample ends at
-    once when its loss is rounding (``no_drift``) and leaves the loop when it is not finite.
+    once when its loss is rounding (``no_drift``) and leaves the loop when it is not finite. Where
+    an earlier x is kept, the descent begins from it and moves the other tokens only; a sample that
+    is not steered is left with it.
     """
     config, features = problem.config, problem.features.flat
-    delta = torch.zeros_like(features, dtype=problem.dtype, requires_grad=True)
+    start, held = problem.beginning
+    delta = start.clone().requires_grad_()
     weight, rest = _weights(problem)
     owner = problem.owner
     empty = _without_target(problem)
@@ -55,12 +58,14 @@ def descend(problem: ReplayProblem) -> Descent:
         better = alive & (history[-1] < best_loss)
         best_loss = torch.where(better, history[-1], best_loss)
         best = torch.where(better[owner, None], delta.detach(), best)
-        if step == config.steps or (step % _LOOK_EVERY == 0 and not alive.any()):
+        looks = step % _LOOK_EVERY == 0
+        if step == config.steps or (looks and not (alive[owner] & ~held).any()):
             break
         (gradient,) = torch.autograd.grad(torch.where(alive, weight * losses, 0).sum(), delta)
         alive = alive & (_count(~gradient.isfinite().all(-1), owner, alive) == 0)
         with torch.no_grad():
-            delta -= config.step_size * rest * gradient.masked_fill(~alive[owner, None], 0)
+            moved = (alive[owner] & ~held)[:, None]
+            delta -= config.step_size * rest * gradient.masked_fill(~moved, 0)
     kept = best if config.keep == "best" else delta.detach()
     curves = torch.stack(history, dim=1).float()
     after = best_loss.float() if config.keep == "best" else curves[:, -1]
@@ -71,7 +76,7 @@ def descend(problem: ReplayProblem) -> Descent:
         for outcome in outcomes
     ]
     keep = torch.tensor(steered, device=kept.device)[owner, None]
-    return Descent(torch.where(keep, kept, 0), curves, after, tuple(outcomes))
+    return Descent(torch.where(keep, kept, start), curves, after, tuple(outcomes))
 
 
 def _count(found: Tensor, owner: Tensor, like: Tensor) -> Tensor:
@@ -93,6 +98,8 @@ def randomised(problem: ReplayProblem, descent: Descent, seeds: Sequence[int]) -
         unit = drawn / drawn.norm(dim=-1, keepdim=True)
         norms = descent.delta[mine].float().norm(dim=-1, keepdim=True)
         noise[mine] = (unit.to(norms) * norms).to(noise.dtype)
+    start, held = problem.beginning
+    noise = torch.where(held[:, None], start, noise)
     with torch.no_grad():
         after = problem.losses(noise).float()
     steered = torch.bincount(problem.owner[noise.any(-1)], minlength=len(after)) > 0

@@ -5,7 +5,8 @@
 x is added to the visual features at the language model's input; both models stay frozen.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from replay_core.candidates import Candidates
 from replay_core.config import ReplayConfig
 from replay_core.divergence import masked_mean
+from replay_core.errors import UsageError
 from replay_core.lens import Lens, arithmetic
 from replay_core.model.call import DecoderCall
 from replay_core.model.vision import VisualFeatures
@@ -29,7 +31,8 @@ class ReplayProblem:
     """The replay loss of one batch as a function of x, of shape (visual tokens, hidden).
 
     ``call`` is the policy's decoder call on the columns that hold the candidates, ``features`` are
-    what x is added to.
+    what x is added to. ``kept``, of each sample, is the x of its first visual tokens, found before,
+    which is not changed any more; None where there is none.
     """
 
     call: DecoderCall
@@ -37,6 +40,28 @@ class ReplayProblem:
     features: VisualFeatures
     targets: ReplayTargets
     config: ReplayConfig
+    kept: Sequence[Tensor | None] = field(default=(), kw_only=True)
+
+    @cached_property
+    def beginning(self) -> tuple[Tensor, Tensor]:
+        """The x (visual tokens, hidden) to begin with, and which tokens (visual tokens,) hold it.
+
+        Raises:
+            UsageError: more is kept than a sample has visual tokens.
+        """
+        delta = torch.zeros_like(self.features.flat, dtype=self.dtype)
+        held = torch.zeros(len(delta), dtype=torch.bool, device=delta.device)
+        for sample, kept in enumerate(self.kept):
+            if kept is not None:
+                mine = torch.nonzero(self.owner == sample).squeeze(-1)
+                if len(kept) > len(mine):
+                    raise UsageError(
+                        f"sample {sample} has {len(mine)} visual tokens, fewer than the "
+                        f"{len(kept)} whose x is kept"
+                    )
+                delta[mine[: len(kept)]] = kept.to(delta)
+                held[mine[: len(kept)]] = True
+        return delta, held
 
     @property
     def dtype(self) -> torch.dtype:

@@ -34,6 +34,21 @@ class Seconds(BaseModel):
         return self.base + self.loop + self.decode
 
 
+class ToolUse(BaseModel):
+    """What became of a tool's call in one turn of a conversation: a crop, or a sentence."""
+
+    model_config = ConfigDict(frozen=True)
+
+    box: tuple[float, float, float, float] | None = None
+    """What the model named: left, top, right, bottom, in pixels of the image as it was shown."""
+    crop: tuple[int, int, int, int] | None = None
+    """Those pixels of the original image, which the next turn shows; None for a refused call."""
+    size: tuple[int, int] | None = None
+    """Width and height that they are shown in."""
+    told: str | None = None
+    """The sentence to the model in the crop's place, or beside it."""
+
+
 class ReplayRecord(BaseModel):
     """One sample's record. Losses and entropies in nats, norms are means of L2 norms per token."""
 
@@ -78,6 +93,10 @@ class ReplayRecord(BaseModel):
     answer: str | None = None
     """That final answer, as the scorer was given it; empty where there was none."""
     seed: int | None = None
+    turn: int | None = None
+    """Which text of a conversation it is, from 0 on; None for an answer without turns."""
+    tool: ToolUse | None = None
+    """What became of the tool's call in this turn's text; None where it called none."""
     error: str | None = None
     """What went wrong, where ``outcome`` says that something did."""
 

@@ -31,6 +31,14 @@ class ReplayResult:
     peak_memory_mb: float | None = None
     error: str | None = None
 
+    def of(self, sample: int) -> Tensor | None:
+        """Return one sample's x (its visual tokens, hidden); None where it is not steered by x."""
+        steered = self.samples[sample].changed_fraction > 0
+        if self.delta is None or self.features is None or not steered:
+            return None
+        owner, _ = torch.nonzero(self.features.positions, as_tuple=True)
+        return self.delta[owner == sample]
+
     @classmethod
     def untouched(
         cls,

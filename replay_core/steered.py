@@ -76,11 +76,14 @@ class Steered:
         *,
         targets: ReplayTargets | None = None,
         seeds: Sequence[int] | None = None,
+        kept: Sequence[Tensor | None] = (),
     ) -> ReplayResult:
         """Return how a batch of prompts is steered (``inputs``: the processor's whole output).
 
         ``targets``, from :meth:`targets`, spare the base's pass of replay. ``seeds``, one per
         sample, draw the positions of the random arms; without them they follow from the prompts.
+        ``kept``, of each sample, is the x (tokens, hidden) of its first visual tokens that an
+        earlier prompt had too (``ReplayResult.of``): it stays as it is, the others' x is found.
 
         Raises:
             UsageError: there is not one seed for each sample, or pixels are missing.
@@ -105,7 +108,7 @@ class Steered:
                 if features is None or injects:
                     result = self._inject(inputs, features, seeds, meter)
                 else:
-                    result = self._replay(inputs, features, targets, seeds, meter)
+                    result = self._replay(inputs, features, targets, seeds, meter, kept)
             except torch.cuda.OutOfMemoryError as error:
                 if self.config.strict:
                     raise
@@ -124,6 +127,7 @@ class Steered:
         targets: ReplayTargets | None,
         seeds: Sequence[int],
         meter: Meter,
+        kept: Sequence[Tensor | None],
     ) -> ReplayResult:
         """Return the x of a batch that has pictures."""
         window = Window.of(inputs, self.pair.policy, self.config, features)
@@ -135,7 +139,8 @@ class Steered:
         # "Before layer l" is behind layer l - 1, so that l itself need not run.
         depth = max(self.layers) + (self.config.side == "after")
         call = window.call(self.pair.policy, inputs, features, depth)
-        problem = ReplayProblem(call, window.candidates, features, targets, self.config)
+        given = (call, window.candidates, features, targets, self.config)
+        problem = ReplayProblem(*given, kept=kept)
         before = meter.lap()
         descent = descend(problem)
         if self.config.x == "random":

@@ -7,17 +7,27 @@ from typing import Any, NamedTuple
 from replay_adapters.session.records import Key
 
 
+class Asked(NamedTuple):
+    """Which turn of which conversation: stands for the number of the document in its requests."""
+
+    document: Any
+    repeat: int
+    turn: int
+    wanted: bool
+
+
 class Row(NamedTuple):
     """A row of a batch: which answer, from 0 on, to which document of which task.
 
     ``wanted``: somebody asked for it; the harness clones requests to give all processes equally
-    many, and nobody reads the clones' answers.
+    many, and nobody reads the clones' answers. ``turn``: which text of a conversation, from 0 on.
     """
 
     task: str
     document: Any
     repeat: int
     wanted: bool
+    turn: int | None = None
 
     @property
     def key(self) -> Key:
@@ -75,7 +85,7 @@ class Rows:
         self._answered: Counter[Key] = Counter()
         self._wanted: Counter[Key] | None = None
         if requests is not None:
-            self._wanted = Counter(key_of(one) for one in requests if not _evens_out_ranks(one))
+            self._wanted = Counter(key_of(one) for one in requests if not evens_out_ranks(one))
 
     def take(self, size: int) -> list[Row]:
         """Return the rows of the batch of ``size`` prompts that is answered now.
@@ -94,12 +104,15 @@ class Rows:
         return [self._next(key) for key in keys]
 
     def _next(self, key: Key) -> Row:
+        task, asked = key
+        if isinstance(asked, Asked):
+            return Row(task, asked.document, asked.repeat, asked.wanted, asked.turn)
         repeat = self._answered[key]
         self._answered[key] += 1
         return Row(*key, repeat, self._wanted is None or repeat < self._wanted[key])
 
 
-def _evens_out_ranks(request: Any) -> bool:
+def evens_out_ranks(request: Any) -> bool:
     """Return whether the harness added a request only to give all processes equally many."""
     return bool(request.metadata.get("__padding_only__"))
 
@@ -138,7 +151,7 @@ class _WatchedDocuments:
 
     def __getitem__(self, document: Any) -> Any:
         self._seen.append((self._task, document))
-        return self._documents[document]
+        return self._documents[document.document if isinstance(document, Asked) else document]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._documents, name)

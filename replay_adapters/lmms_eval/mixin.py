@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import copy
 from typing import Any, ClassVar
 
 from accelerate import PartialState
@@ -21,6 +20,7 @@ from replay_adapters.lmms_eval.batches import Rows, WatchedTasks, in_groups
 from replay_adapters.lmms_eval.escaping import brought_back, escaping
 from replay_adapters.lmms_eval.finals import Finals
 from replay_adapters.lmms_eval.journal import BatchJournal
+from replay_adapters.lmms_eval.rounds import converse, one_by_one
 from replay_adapters.lmms_eval.unreadable import guarded
 from replay_adapters.session import standin
 from replay_adapters.session.session import Replaying, Session, current, joined
@@ -66,6 +66,7 @@ class ReplayMixin(Replaying):
         path, rank = self.settings.journal, PartialState().process_index
         journal = BatchJournal(path, self.fingerprint(), rank) if path else None
         self.answerer: Any = Answerer(Steered(self.pair, self.settings.config), journal)
+        self.answerer.reuse = self.settings.turns == "reuse"
         policy, source = self.pair.policy.model, processor_of(self.settings).source
         with standin.constructor_takes(policy):
             super().__init__(pretrained=source, device=device, device_map=device_map, **rest)
@@ -85,18 +86,17 @@ class ReplayMixin(Replaying):
 
     def generate_until(self, requests: list[Any]) -> list[Any]:
         """Return the final answers, which the pair's protocol tells from the rest of the texts."""
+        self.settings.check_tasks({request.task_name for request in requests}, loop=False)
         with joined(self) as session:
             finals = Finals(session, requests, self.settings.protocol.answer)
-            return finals.of(self.texts(requests))
+            return finals.of(self.answered([self._asked(session, one) for one in requests]))
 
-    def texts(self, requests: list[Any]) -> list[Any]:
+    def answered(self, asked: list[Any]) -> list[Any]:
         """Answer in the harness's own batches and order, and keep every answer's record."""
-        self.settings.check_tasks({request.task_name for request in requests})
-        answers: list[Any] = [None] * len(requests)
+        answers: list[Any] = [None] * len(asked)
         with joined(self) as session:
-            asked = [self._asked(session, request) for request in requests]
             groups = in_groups(asked, int(self.batch_size), chat=not self.is_simple)
-            with self._watching(session, Rows(session.looked_up, requests), again=len(groups) > 1):
+            with self.watching(session, Rows(session.looked_up, asked), again=len(groups) > 1):
                 for group in groups:
                     given = super().generate_until([asked[index] for index in group])  # type: ignore[misc]
                     for index, answer in zip(group, given, strict=True):
@@ -112,14 +112,12 @@ class ReplayMixin(Replaying):
 
     def generate_until_multi_round(self, requests: list[Any]) -> list[Any]:
         """Answer a task's rounds, each with a record, in the prompt that the task gives it."""
-        self.settings.check_tasks({request.task_name for request in requests})
-        with joined(self) as session:
-            asked = [guarded(session, copy(one), chat=not self.is_simple) for one in requests]
-            with self._watching(session, Rows(session.looked_up, None), again=False):
-                return super().generate_until_multi_round(asked)  # type: ignore[misc]
+        if self.is_simple:
+            return one_by_one(self, requests, super().generate_until_multi_round)  # type: ignore[misc]
+        return converse(self, requests)
 
     @contextmanager
-    def _watching(self, session: Session, rows: Rows, *, again: bool) -> Iterator[None]:
+    def watching(self, session: Session, rows: Rows, *, again: bool) -> Iterator[None]:
         """Note which document each row of a batch belongs to, as the class looks them up."""
         self._rows, self._again, tasks = rows, again, self.task_dict
         self.task_dict = WatchedTasks(tasks, session.looked_up)

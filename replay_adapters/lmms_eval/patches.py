@@ -16,7 +16,7 @@ from typing import Any
 from replay_adapters.lmms_eval.arguments import parse_generation, tell_seed
 from replay_adapters.lmms_eval.judges import check_tasks
 from replay_adapters.lmms_eval.names import MODEL_NAMES
-from replay_adapters.lmms_eval.scoring import scorers, scoring_threads
+from replay_adapters.lmms_eval.scoring import no_option_is_wrong, scorers, scoring_threads
 from replay_adapters.session.records import summed
 from replay_adapters.session.session import (
     ContextThreads,
@@ -40,6 +40,7 @@ def install() -> None:
     read_each_input_on_its_own()
     write_records()
     let_threads_see_the_session()
+    score_unparsable_hrbench_answers()
 
 
 def find_plugin_tasks(task_manager: type) -> None:
@@ -242,6 +243,16 @@ def cache_lasting_answers() -> None:
 
     _once(ResponseCache, "_store", while_evaluating(store))
     _once(ResponseCache, "_log_to_audit", while_evaluating(log))
+
+
+def score_unparsable_hrbench_answers() -> None:
+    """Count an answer wrong in which HR-Bench's scorer finds no option; upstream loses all answers.
+
+    ``scoring`` says how. To be dropped when upstream returns "Z" for such an answer.
+    """
+    from lmms_eval.tasks.hrbench.hrbench_evals import HRBenchEval
+
+    _once(HRBenchEval, "get_chat_response", while_evaluating(no_option_is_wrong))
 
 
 def write_records() -> None:

@@ -153,3 +153,22 @@ def _task(name: str, model: str, include_path: str | None, *, simple: bool) -> A
 def _shape(value: Any) -> str:
     """Return what a function in a task's config is called, without its address."""
     return getattr(value, "__qualname__", type(value).__name__)
+
+
+def picture_of(name: str, document: int, include_path: str | None = None) -> Image.Image:
+    """Return the first picture of a task's document.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    from lmms_eval.tasks import TaskManager, get_task_dict
+
+    find_plugin_tasks(TaskManager)
+    manager = TaskManager("ERROR", include_path)
+    if name not in manager.all_tasks:
+        raise UsageError(f"task {name} is not known; give --include-path, or --image")
+    task = get_task_dict([name], manager, "chat")[name]
+    config = task.config
+    values = task.dataset[config.test_split or config.validation_split][int(document)]
+    picture: Image.Image = task.doc_to_visual(values)[0]
+    return picture.convert("RGB")

@@ -9,6 +9,7 @@ from typing import Any
 
 from loguru import logger
 
+from replay_adapters.session.session import Session
 from replay_core import UsageError
 
 # Scorers that give an answer without an option a random one.
@@ -81,3 +82,19 @@ def scorer_of(task: Any) -> str:
     module = file.relative_to(harness).with_suffix("")
     # A function that another one made is known by its maker.
     return ".".join([*module.parts, function.__qualname__.partition(".")[0]])
+
+
+def no_option_is_wrong(
+    session: Session, original: Any, judge: Any, data: dict[str, Any], *rest: Any
+) -> dict[str, Any]:
+    """Stand in for HR-Bench's ``get_chat_response``; say "Z", its word for none, for no option.
+
+    Where its judge cannot be asked, its result lacks ``gpt_prediction``, and where the judge names
+    no option it is False: both raise after generation, and no answer of any task is written. The
+    judge is asked ten times, so that it is not without a key.
+    """
+    if judge.api_key in ("", "YOUR_API_KEY"):
+        found = judge.can_infer(data["prediction"], data["options"])
+        return {**data, "gpt_prediction": found or "Z"}
+    told = original(judge, data, *rest)
+    return {**told, "gpt_prediction": told.get("gpt_prediction") or "Z"}

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from replay_adapters.lmms_eval import documents
+from replay_adapters.lmms_eval.batches import Asked
 from replay_adapters.media import UnreadableInput, check_clip, check_picture, reading, told
 from replay_adapters.session.records import Key
 from replay_adapters.session.session import Session
@@ -33,12 +34,14 @@ def note(session: Session, key: Key, error: UnreadableInput) -> None:
         UnreadableInput: with ``replay_strict``.
     """
     task, document = key
+    if isinstance(document, Asked):
+        document = document.document
     message = f"unreadable input, document {document} of {task}: {error}"
     if session.model.settings.config.strict:
         raise UnreadableInput(message)
-    if key not in session.faults:
+    if (task, document) not in session.faults:
         logger.warning(f"replay: {message}")
-    session.faults[key] = str(error)
+    session.faults[task, document] = str(error)
 
 
 def guarded(session: Session, request: Any, *, chat: bool) -> Any:

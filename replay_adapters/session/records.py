@@ -1,7 +1,7 @@
 """The records of a run: kept by document while it goes, and summed up at its end."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -11,7 +11,7 @@ from loguru import logger
 
 from replay_adapters.settings.run_options import PREFIX
 from replay_core import Outcome, ReplayRecord
-from replay_core.record import lasting
+from replay_core.record import ToolUse, lasting
 
 Key = tuple[str, Any]  # (task, document)
 STEERED = (Outcome.APPLIED, Outcome.OFF)
@@ -27,13 +27,27 @@ class RecordBook:
         """Keep one record."""
         self._records[task, document].append(record)
 
-    def took(self, task: str, document: Any, at: int, response: str, answer: str) -> None:
-        """Note which final answer was taken out of which text, in a document's record ``at``."""
+    def took(self, task: str, document: Any, at: int, response: str, answer: str | None) -> None:
+        """Note which final answer was taken out of which text, in a document's record ``at``.
+
+        None where none was looked for, as in a turn that others follow.
+        """
         records = self._records.get((task, document), [])
         # An answer from a cache has no record, and one to an unreadable input is none of the model.
         if at < len(records) and records[at].outcome is not Outcome.UNREADABLE_INPUT:
             found = {"response": response, "answer": answer}
             records[at] = records[at].model_copy(update=found)
+
+    def used(self, task: str, document: Any, at: int, tool: ToolUse | None) -> None:
+        """Note in a document's record ``at`` what became of the tool's call in its text."""
+        records = self._records.get((task, document), [])
+        if at < len(records):
+            records[at] = records[at].model_copy(update={"tool": tool})
+
+    def arrange(self, task: str, document: Any, order: Sequence[int]) -> None:
+        """Put a document's records into another order, their present numbers."""
+        records = self._records.get((task, document), [])
+        records[:] = [records[at] for at in order if at < len(records)]
 
     def count(self, task: str, document: Any) -> int:
         """Return how many records a document has."""

@@ -28,6 +28,8 @@ class BenchmarkTask(BaseModel):
     """The form of a final answer that the scorer reads best."""
     right: str = ""
     """How many of how many written answers are scored as a person would."""
+    loop: bool = False
+    """Whether it answers the calls of a pair's tool, in a conversation."""
     notes: str = ""
     """The limits of the scorer itself."""
 
@@ -75,3 +77,22 @@ def form_taken(task: str | None, scorer: str = "") -> Takes:
     if forms == {"letter", "option"}:  # MMMU-Pro's, whose vision task wants the bare letter
         return "letter"
     return forms.pop() if len(forms) == 1 else "text"
+
+
+def answers_calls(task: str) -> bool | None:
+    """Return whether a task of either harness answers the calls of a pair's tool; None where that
+    is not known."""
+    known = benchmark_of(task)
+    return None if known is None else known.tasks[task].loop
+
+
+def without_loop(task: str, pair: str, tool: str) -> str:
+    """Return why a pair whose prompt offers a tool cannot be asked ``task``, and what to do."""
+    known = benchmark_of(task)
+    instead = [name for name, one in known.tasks.items() if one.loop] if known else []
+    named = f"take {' or '.join(instead)}, which does" if instead else "take a task that does"
+    return (
+        f"task {task} does not answer the tool calls that the prompt of pair={pair} asks for "
+        f"({tool}), and its own instructions would contradict that prompt; {named}, or ask in the "
+        "task's own prompt with replay_protocol=task"
+    )

@@ -10,11 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from transformers import PretrainedConfig
 
+from replay_adapters.settings.benchmarks import answers_calls, without_loop
 from replay_adapters.settings.pairs import PairFile, Protocol, read_pair
 from replay_adapters.settings.run_options import (
     AS_TYPED,
@@ -23,6 +24,7 @@ from replay_adapters.settings.run_options import (
     REPLAY_OPTIONS,
     RunOptions,
 )
+from replay_adapters.settings.tools import Boxes
 from replay_core import ReplayConfig, UsageError
 from replay_core.errors import did_you_mean, sentence
 from replay_core.pair.loading import load_config
@@ -40,7 +42,8 @@ class Settings:
     ``rest`` are the arguments that go on to the harness's own class. ``base_device`` and
     ``base_quantization`` say where and in how many bits the base is held, when not as the policy;
     ``journal`` is the file that keeps answers for a run that is started again; ``preset`` is the
-    name of the pair's preset that was asked for, whose values are in ``config``.
+    name of the pair's preset that was asked for, whose values are in ``config``. ``turns`` and
+    ``boxes`` are about conversations with a tool.
     """
 
     pair: PairFile
@@ -53,9 +56,19 @@ class Settings:
     base_quantization: Any = None
     journal: Path | None = None
     preset: str | None = None
+    turns: Literal["again", "reuse"] = "again"
+    boxes: Boxes = "mapped"
 
-    def check_tasks(self, tasks: Iterable[str]) -> None:
-        """Raise UsageError when the pair is not meant for one of ``tasks``."""
+    def check_tasks(self, tasks: Iterable[str], *, loop: bool | None = None) -> None:
+        """Raise UsageError when the pair is not meant for one of ``tasks``.
+
+        ``loop``: whether they answer a tool's calls, None where only their names are known. Tasks
+        that do not would be asked in two contradicting ways by a pair whose prompt offers a tool.
+        """
+        tasks = list(tasks)
+        for task in tasks if self.protocol.tools is not None else ():
+            if not (answers_calls(task) is not False if loop is None else loop):
+                raise UsageError(without_loop(task, self.pair.name, self.protocol.tools.name))
         if self.pair.tasks is None:
             return
         for task in tasks:
@@ -90,6 +103,8 @@ class Settings:
             "dtype": self.dtype,
             "base_device": self.base_device,
             "base_quantization": self.base_quantization,
+            "turns": self.turns,
+            "boxes": self.boxes,
             "harness_arguments": {key: str(value) for key, value in self.rest.items()},
         }
 
@@ -129,6 +144,8 @@ def resolve(arguments: Mapping[str, Any]) -> Settings:
         base_quantization=run.replay_base_quantization,
         journal=None if journal is None else Path(journal).expanduser(),
         preset=run.replay_preset,
+        turns=run.replay_turns,
+        boxes=run.replay_boxes,
     )
 
 

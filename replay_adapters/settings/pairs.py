@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from replay_adapters.settings.answers import AnswerFormat
 from replay_adapters.settings.resources import resource
+from replay_adapters.settings.tools import ToolProtocol
 from replay_adapters.settings.yaml_files import read_mapping
 from replay_core import UsageError
 from replay_core.errors import did_you_mean, sentence, shown
@@ -34,6 +35,8 @@ class Protocol(BaseModel):
     max_num_frames: int | None = Field(None, gt=0)
     answer: AnswerFormat = AnswerFormat()
     """How the final answer is marked, which is taken out of the text for the scorer."""
+    tools: ToolProtocol | None = None
+    """The tool that the policy calls between its turns, in tasks that answer such calls."""
     generation: dict[str, Any] = {}
     """Generation settings, under the harness's names (``max_new_tokens``, ``temperature`` …)."""
 

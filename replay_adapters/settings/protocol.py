@@ -46,16 +46,18 @@ def edit_messages(
     """Return chat messages with the pair's system prompt in front and its way to ask the question.
 
     A pair with words of its own replaces the task's system prompt, also where it has none itself:
-    what such a prompt says about thoughts and answers is another format. Where the harness's class
-    writes it (``writes_system_prompt``), the task's is only left out. The question is the last text
-    of the last user turn; where there is none, as with pictures alone, what the pair adds to a
-    question is a text of its own. The given messages are not changed.
+    what such a prompt says about thoughts and answers is another format. (One without a user turn
+    is all that there is, and stays.) Where the harness's class writes it
+    (``writes_system_prompt``), the task's is only left out. The question is the last text of the
+    last user turn; where there is none, as with pictures alone, what the pair adds to a question is
+    a text of its own. The given messages are not changed.
     """
     edited = [
         {**m, "content": list(m["content"]) if isinstance(m["content"], list) else m["content"]}
         for m in messages
     ]
-    if protocol.system_prompt is not None or edit_question("", protocol):
+    asks = any(message["role"] == "user" for message in edited) and edit_question("", protocol)
+    if protocol.system_prompt is not None or asks:
         edited = [message for message in edited if message["role"] != "system"]
     if protocol.system_prompt is not None and not writes_system_prompt:
         system = {"type": "text", "text": protocol.system_prompt}
@@ -125,12 +127,20 @@ def edited_request(
         context, generation, *tail = request.arguments
         kind = _kind(documents, *tail[1:]) if documents and protocol.type_suffixes else None
         question = (edit_question(context, protocol, kind),)
+    edited = copy.copy(request)
+    edited.arguments = (*question, pairs_decoding(generation, protocol, command_line), *tail)
+    return edited
+
+
+def pairs_decoding(
+    generation: Mapping[str, Any], protocol: Protocol, command_line: Collection[str]
+) -> dict[str, Any]:
+    """Return a task's generation settings with the pair's over them, but not over those that the
+    ``command_line`` names."""
     long = "until" in generation and (protocol.generation or protocol.answer)
     decoding = {**({"until": []} if long else {}), **protocol.generation}
     ours = {k: v for k, v in decoding.items() if k not in command_line}
-    edited = copy.copy(request)
-    edited.arguments = (*question, {**generation, **ours}, *tail)
-    return edited
+    return {**generation, **ours}
 
 
 def _kind(documents: Mapping[str, Any], number: int, task: str, split: str) -> str | None:

@@ -55,6 +55,16 @@ class RunOptions(BaseModel):
     )
     """In how many bits the base's decoder is held, with bitsandbytes."""
 
+    replay_turns: Literal["again", "reuse"] = Field("again", description="again or reuse")
+    """In a conversation, x is found ``again`` at each turn; or ``reuse``: what was found for the
+    pictures of earlier turns is kept, and only that of new ones is found."""
+
+    replay_boxes: Literal["mapped", "published"] = Field(
+        "mapped", description="mapped or published"
+    )
+    """Where a zoom tool crops: ``mapped`` from the image as the model saw it to the original; or
+    ``published``, as DeepEyes' scripts do, which take the numbers for pixels of the original."""
+
     replay_journal: str | None = Field(None, description="a file")
     """Answers are kept there batch by batch; the same command, started again, goes on."""
 

@@ -13,8 +13,9 @@ Below the harness's folder of a model stands ``replay/``:
 - ``DATASET.totals.json``: settings, versions and what the records add up to;
 - ``DATASET.rows.json``: how many rows were asked, and which of them have no answer.
 
-While a run goes, every process appends to ``DATASET.RANKofWORLD.part``, so that a killed run loses
-no finished sample.
+In a conversation ``replay`` has a record of each turn, those of the first repeat first. While a run
+goes, every process appends to ``DATASET.RANKofWORLD.part``, so that a killed run loses no finished
+sample; and to ``….turns``, so that it loses no finished turn of one that is not.
 """
 
 import json
@@ -27,6 +28,7 @@ from loguru import logger
 from replay_adapters.session.records import report, totals
 from replay_adapters.session.session import current
 from replay_adapters.vlmevalkit.planned import Planned
+from replay_adapters.vlmevalkit.turns import Turns
 from replay_core import UsageError
 from replay_core.jsonl import Appending, Line, read_lines, replace_text
 from replay_core.record import lasting
@@ -52,6 +54,7 @@ class Journal:
     def __init__(self, folder: Path, dataset: str, rank: int = 0, world: int = 1) -> None:
         self.folder, self.dataset = folder / "replay", dataset
         self._file = Appending(self.folder / f"{dataset}.{rank}of{world}.part")
+        self.turns = Turns(self.folder, dataset, rank, world)
 
     @property
     def file(self) -> Path:
@@ -110,6 +113,7 @@ class Journal:
         self.rewrite(lines)
         for part in self._parts():
             part.unlink()
+        self.turns.drop()
         return lines
 
     def rewrite(self, lines: Iterable[Line]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from loguru import logger
+from torch import Tensor
 from transformers import BatchFeature
 from transformers.utils import is_flash_attn_2_available
 from vlmeval.vlm import Qwen2VLChat, Qwen3VLChat
@@ -16,6 +17,7 @@ from replay_adapters.settings.benchmarks import form_taken
 from replay_adapters.settings.options import check_checkpoints
 from replay_adapters.settings.processors import processor_of
 from replay_adapters.settings.protocol import edit_last_text
+from replay_adapters.vlmevalkit.agent import converse, converses, first_prompt
 from replay_adapters.vlmevalkit.inputs import Reading, UnreadPrompt, built, check_present
 from replay_adapters.vlmevalkit.journal import keep, note_sample, noted_sample, shown
 from replay_adapters.vlmevalkit.patches import gpu_memory_known, own_device
@@ -39,6 +41,7 @@ class ReplayMixin:
     processor: Any
     fps: Any
     nframe: Any
+    generate_kwargs: Any
 
     def __init__(
         self, model_path: str | None = None, *, planned: Planned | None = None, **arguments: Any
@@ -67,7 +70,11 @@ class ReplayMixin:
         self.model = WithGenerate(policy, self._generate)
         self.model_path = ""  # "omni" in a folder's name would take upstream's branch of Qwen-Omni
         self.frame_sampling = (self.fps, self.nframe)
-        self._item: tuple[Any, ...] = ()
+        # Set, repeat, turn of what is being answered; of a conversation, where its texts end, and
+        # the x that is kept from its earlier turns.
+        self.item: tuple[Any, ...] = ()
+        self.stopping: dict[str, Any] = {}
+        self.kept: Tensor | None = None
         self._records: list[ReplayRecord] = []
         self.recent = Recent(self.steered)
         logger.info(f"replay: {self.settings.summary()}")
@@ -75,8 +82,16 @@ class ReplayMixin:
     def build_prompt(self, line: Any, dataset: Any, **more: Any) -> Any:
         """Build the harness's custom prompt, noting which sample it is for."""
         note_sample(line)
+        if converses(self.settings, dataset):
+            return built(first_prompt, line, self, line, dataset)
         build = super().build_prompt  # type: ignore[misc]
         return built(build, line, line, dataset, **more)
+
+    def use_custom_prompt(self, dataset: str) -> bool:
+        """Return whether the model asks a set's rows in another prompt than the set's."""
+        if converses(self.settings, dataset):
+            return True
+        return bool(super().use_custom_prompt(dataset))  # type: ignore[misc]
 
     def generate(self, message: Any, dataset: str | None = None) -> str:
         """Return the answer to a prompt; an empty one where its picture or clip is unreadable.
@@ -107,13 +122,15 @@ class ReplayMixin:
 
     def generate_inner(self, message: list[dict[str, Any]], dataset: str | None = None) -> str:
         """Return the answer to a prompt, or the first of its ``samples``; keep all with records."""
+        if converses(self.settings, dataset):
+            return converse(self, message, dataset)
         message = list(message)
         edit_last_text(message, self.settings.protocol, "value")
         index, answers = noted_sample(), []
         self._records.clear()
         try:
             for repeat in range(self.plan.samples):
-                self._item = (dataset, index, repeat)
+                self.item = (dataset, index, repeat, None)
                 asked = copy.deepcopy(message)
                 answers.append(super().generate_inner(asked, dataset=dataset))  # type: ignore[misc]
         finally:
@@ -131,16 +148,44 @@ class ReplayMixin:
         self._records[repeat] = record.model_copy(update=found)
         return answer
 
+    def text_of(self, messages: list[dict[str, Any]]) -> tuple[str, ReplayRecord]:
+        """Return what the model writes to chat messages, as the harness asks it, and the record."""
+        from qwen_vl_utils import process_vision_info
+
+        text = self.processor.apply_chat_template(
+            [messages], tokenize=False, add_generation_prompt=True
+        )
+        images, videos = process_vision_info([messages])
+        inputs = self.processor(
+            text=text, images=images, videos=videos, padding=True, return_tensors="pt"
+        ).to("cuda")
+        self._records.clear()
+        ids = self.model.generate(**inputs, **self.generate_kwargs)
+        (record,) = self._records
+        new = ids[:, inputs.input_ids.shape[1] :]
+        (said,) = self.processor.tokenizer.batch_decode(
+            new, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return said, record
+
     def _generate(self, **arguments: Any) -> Any:
-        """Stand in for ``model.generate`` on the current sample and repeat."""
+        """Stand in for ``model.generate`` on the current sample, repeat and turn."""
         inputs, generation = split_arguments(self.pair.policy, arguments)
-        generation = self._decoding(generation)
-        dataset, index, repeat = self._item
+        generation = {**self._decoding(generation), **self.stopping}
+        dataset, index, repeat, turn = self.item
+        later = (turn,) if turn else ()
         # Outside a run of the harness, a sample is known by its prompt.
         key = (dataset, self.steered.seeds(inputs)[0] if index is None else index)
-        item_seed, seed = (stable_seed(self.settings.config.seed, *key, n) for n in (0, repeat))
-        optimise = self.recent.optimise if self.plan.samples > 1 else self.steered.optimise
-        result = optimise(inputs, seeds=[item_seed])
+        item_seed, seed = (
+            stable_seed(self.settings.config.seed, *key, n, *later) for n in (0, repeat)
+        )
+        if self.kept is not None:
+            result = self.steered.optimise(inputs, seeds=[item_seed], kept=[self.kept])
+        else:
+            optimise = self.recent.optimise if self.plan.samples > 1 else self.steered.optimise
+            result = optimise(inputs, seeds=[item_seed])
+        if turn is not None and self.settings.turns == "reuse":
+            self.kept = result.of(0)
         made = answer(self.steered, inputs, generation, seeds=[seed], result=result)
         self._records += made.records
         return made.ids

@@ -16,6 +16,7 @@ from typing import Any
 from loguru import logger
 
 from replay_adapters.session.session import Session, current, opened
+from replay_adapters.settings.benchmarks import answers_calls
 from replay_adapters.settings.pairs import Protocol
 from replay_adapters.vlmevalkit.inputs import built
 from replay_adapters.vlmevalkit.journal import Journal, ask_again, finish, note_sample, take_over
@@ -62,7 +63,8 @@ def join_records_with_samples() -> None:
                 if rank == 0:
                     rows_of(dataset, more.get("limit"), None).write(journal)
                 return model
-            planned.settings.check_tasks([dataset.dataset_name])
+            named = dataset.dataset_name
+            planned.settings.check_tasks([named], loop=bool(answers_calls(named)))
             journal.check_settings(planned.fingerprint, planned.summary())
             if rank == 0 and more.get("retry_failed", True):
                 file = more.get("result_file") or get_pred_file_path(

@@ -47,7 +47,7 @@ class Planned:
     def summary(self) -> dict[str, Any]:
         """Return the settings as they are logged, with what an answer depends on beside them, and
         the arguments as they were given."""
-        kinds = str | int | float | bool | list[Any] | None
+        kinds = str | int | float | bool | list | None
         given = {k: v if isinstance(v, kinds) else str(v) for k, v in self.arguments.items()}
         versions = {**library_versions(), **harness_version()}
         return {

@@ -67,6 +67,8 @@ TYPED = {
     "preset": ("table2_mathverse", lambda s: s.config.step_size == 40),
     "base_device": ("cpu", lambda s: s.base_device == "cpu"),
     "base_quantization": ("8bit", lambda s: s.base_quantization is not None),
+    "turns": ("reuse", lambda s: s.turns == "reuse"),
+    "boxes": ("published", lambda s: s.boxes == "published"),
     "journal": ("answers.jsonl", lambda s: s.journal == Path("answers.jsonl")),
     "method": ("inject", lambda s: s.config.method == "inject"),
     "select": ("high", lambda s: s.config.select == "high"),

@@ -24,6 +24,8 @@ def write_run(
 ) -> Path:
     """Write a run with ``metrics`` per document, as ``process_results`` gives; return its folder.
 
+    A document's records may stand beside its metrics, under ``replay``.
+
     ``names`` is the task's list of metrics; ``summary`` replaces parts of what the plugin logs, and
     ``changed`` parts of what runs are compared by: ``tokens``, ``scorer``, ``pixels``, ``suffix``.
     """
@@ -63,8 +65,8 @@ def write_run(
             "filtered_resps": [answer],
             "token_counts": [None],
             "doc_hash": "",
-            **row,
             "replay": [{"new_tokens": 5 + number % 3, "truncated": number % 10 == 0}],
+            **row,
         }
         for number, row in enumerate(metrics)
     ]

@@ -144,6 +144,7 @@ def test_the_pairs_protocol_reaches_the_prompt(lmms_eval, tiny_pairs, tmp_path):
 def test_our_tasks_are_found_without_a_flag(lmms_eval, module):
     listed = lmms_eval("qwen2_vl_replay", "", "list", module=module)
     assert "replay_demo" in listed.output
+    assert "mmmu_val_long" in listed.output
 
 
 def test_every_round_of_a_multi_round_task_has_its_record(lmms_eval, tiny_pairs):

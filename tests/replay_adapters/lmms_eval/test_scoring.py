@@ -5,9 +5,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from lmms_eval.tasks.hrbench.hrbench_evals import HRBenchEval
 from math_verify import parse
 
-from replay_adapters.lmms_eval.scoring import scoring_threads
+from replay_adapters.lmms_eval.scoring import no_option_is_wrong, scoring_threads
+from replay_adapters.session.session import Session
 from replay_core import UsageError
 from tests.replay_adapters.conftest import TASKS
 from tests.replay_adapters.lmms_eval.test_end_to_end import arguments
@@ -56,3 +58,38 @@ def test_every_suite_scores_as_a_person_would(scored):
 def test_the_log_says_once_why_one_thread_scores(scored):
     assert scored.output.count("answers are scored in 1 thread, not 4") == 1
     assert "with 1 worker(s)" in scored.output
+
+
+OPTIONS = {"A": "red", "B": "blue"}
+
+
+@pytest.mark.parametrize(("said", "scored"), [("B", "B"), ("It is red", "A"), ("perhaps", "Z")])
+def test_hrbench_without_a_judge_counts_no_option_as_wrong(said, scored, monkeypatch):
+    monkeypatch.setattr(HRBenchEval, "_post_request", lambda *_: pytest.fail("asked without a key"))
+    data = {"question": "?", "options": dict(OPTIONS), "prediction": said}
+    original = HRBenchEval.get_chat_response
+    judge = HRBenchEval("YOUR_API_KEY")
+    told = no_option_is_wrong(Session(), original, judge, data)
+    assert told["gpt_prediction"] == scored
+
+
+@pytest.mark.parametrize(("verdict", "scored"), [("B", "B"), ("none of these", "Z"), (None, "Z")])
+def test_hrbench_with_a_judge_that_names_no_option_counts_it_as_wrong(verdict, scored, monkeypatch):
+    def post(*_):
+        if verdict is None:
+            raise OSError("no answer")
+        return {"choices": [{"message": {"content": verdict}}]}
+
+    monkeypatch.setattr(HRBenchEval, "_post_request", post)
+    data = {"question": "?", "options": dict(OPTIONS), "prediction": "perhaps"}
+    original = getattr(HRBenchEval.get_chat_response, "__wrapped__", HRBenchEval.get_chat_response)
+    told = no_option_is_wrong(Session(), original, HRBenchEval("key"), data)
+    assert told["gpt_prediction"] == scored
+
+
+def test_hrbench_still_loses_such_an_answer_by_itself(monkeypatch):
+    """If it does not, ``no_option_is_wrong`` can go."""
+    monkeypatch.setattr(HRBenchEval, "_post_request", lambda *_: {"choices": []})
+    original = getattr(HRBenchEval.get_chat_response, "__wrapped__", HRBenchEval.get_chat_response)
+    data = {"question": "?", "options": dict(OPTIONS), "prediction": "perhaps"}
+    assert "gpt_prediction" not in original(HRBenchEval("key"), data)

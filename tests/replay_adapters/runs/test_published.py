@@ -352,8 +352,8 @@ def test_every_task_that_is_named_is_one_of_a_harness():
     named = set(every)
     (package,) = find_spec("lmms_eval").submodule_search_locations
     tasks = Path(package) / "tasks"
-    files = [*tasks.glob("*/*.yaml"), *tasks.glob("*/reasoning/*.yaml")]
-    files += [*tasks.glob("*/_default_template_yaml"), *resource("tasks").glob("*/*.yaml")]
+    ours = resource("tasks").glob("*/*.yaml")
+    files = [*tasks.glob("*/*yaml"), *tasks.glob("*/reasoning/*.yaml"), *ours]
     found = re.compile(r"^task: *[\"']?([\w-]+)", re.MULTILINE)
     known = {name for file in files for name in found.findall(file.read_text(encoding="utf-8"))}
     sets = {name for name, task in every.items() if task.harness == "vlmevalkit"}

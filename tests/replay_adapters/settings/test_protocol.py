@@ -140,7 +140,7 @@ def test_a_prompt_without_a_question_is_left_alone_unless_the_pair_adds_words(tu
     edited = edit_messages(turns, Protocol(user_suffix="Box it."))
     assert turns == before
     (user,) = (turn for turn in edited if turn["role"] == "user")
-    others = [turn for turn in before if turn["role"] == "assistant"]
+    others = [turn for turn in before if turn["role"] != "user"]
     assert edited == [*others, user]
     words = {"type": "text", "text": "Box it."}
     asked = [turn["content"] for turn in before if turn["role"] == "user"]

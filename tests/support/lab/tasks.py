@@ -150,6 +150,18 @@ LABS["mmvu_val_mc"] = replace(
     LABS["mmvu_val"], file="multiple_choice/mmvu_val_mc.yaml", ours=True, more=NUMBERS[:1]
 )
 
+LABS |= {
+    f"video_r1_{name}": replace(LABS[own], file=f"video_r1/video_r1_{name}.yaml", ours=True)
+    for name, own in {
+        "videommmu_perception": "video_mmmu_perception",
+        "videommmu_comprehension": "video_mmmu_comprehension",
+        "videommmu_adaptation": "video_mmmu_adaptation",
+        "mlvu_mc": "mlvu_dev",
+        "mmvu_mc": "mmvu_val_mc",
+        "videoholmes": "video_holmes",
+    }.items()
+}
+
 
 def write(folder: Path, names: Sequence[str] = tuple(LABS)) -> Path:
     """Write the tasks' files, rows and pictures into ``folder``; return it."""

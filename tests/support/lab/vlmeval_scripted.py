@@ -25,7 +25,7 @@ def main() -> None:
     asked: list[Any] = []
 
     def generating(self: Any, **arguments: Any) -> Any:
-        asked[:] = [self._item[1], self.processor.tokenizer]
+        asked[:] = [self.item[1], self.processor.tokenizer]
         return generate(self, **arguments)
 
     def decode(self: Any, inputs: Any, result: Any, **generation: Any) -> torch.Tensor:
