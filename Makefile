@@ -6,7 +6,7 @@ TESTED ?= configs/tested.txt
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --constraint $(TESTED)
 
-.PHONY: demo demo-vlmevalkit test newest tested results lint clean
+.PHONY: demo demo-vlmevalkit demo-agent test newest tested results lint clean
 
 # Two embedded pairs on one task through lmms-eval's own command line: replay off, on, and random x.
 # DEMO="--all" runs all 1,000 items, DEMO="--limit 50" fewer than the usual 200.
@@ -16,6 +16,11 @@ demo: $(VENV)/.installed
 # The same through VLMEvalKit's run script.
 demo-vlmevalkit: $(VENV)/.installed
 	$(BIN)/activation-replay demo --harness vlmevalkit --output results/demo-vlmevalkit $(DEMO)
+
+# A tiny agent with a zoom tool, in whole conversations: without replay, with it, the control, the base.
+demo-agent: $(VENV)/.installed
+	$(BIN)/activation-replay run configs/pairs/demo_agent/run.yaml --output results/demo-agent \
+		--limit 100 --batch-size 8 $(DEMO)
 
 # Everything, the real harness included. TESTS="tests/replay_core" runs a part.
 test: $(VENV)/.installed-test

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _DEMO = Path(__file__).resolve().parents[1] / "replay_demo" / "replay_demo.py"
 _spec = importlib.util.spec_from_file_location("replay_demo_scenes", _DEMO)
-assert _spec is not None and _spec.loader is not None
+assert _spec is not None
+assert _spec.loader is not None
 demo = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(demo)
 
@@ -31,7 +32,7 @@ PATTERNS = ("horizontal", "vertical", "checked")
 # Two pixels light, two dark: a pixel of the shown picture is the mean of a whole period.
 PERIOD = 4
 CONTRAST = 45.0
-# The background is lit from two sides, by which a model this small knows where in the picture it looks.
+# The background is lit from two sides: a model this small knows by it where it looks.
 LIGHT = 60.0
 NOISE = (5.0, 20.0)  # range of the per-image standard deviation, in 8-bit pixel values
 
@@ -86,7 +87,7 @@ _WAVES = _waves()
 
 
 def _light() -> np.ndarray:
-    """(448, 448, 3) what the background differs from grey by: redder to the right, greener below."""
+    """(448, 448, 3) what the background adds to grey: redder to the right, greener below."""
     ramp = np.linspace(-LIGHT, LIGHT, SIZE, dtype=np.float32)
     across, down = np.tile(ramp, (SIZE, 1)), np.tile(ramp[:, None], (1, SIZE))
     return np.stack([across, down, -(across + down) / 2], -1)
@@ -115,7 +116,7 @@ def _spread(cells: np.ndarray) -> np.ndarray:
 
 
 def shown_box(row: int, column: int) -> tuple[int, int, int, int]:
-    """The box of a cell in the coordinates of the picture as it is shown, left, top, right, bottom."""
+    """The box of a cell in the picture as it is shown: left, top, right, bottom."""
     side = demo.CELL
     return column * side, row * side, (column + 1) * side, (row + 1) * side
 
@@ -179,7 +180,9 @@ def doc_to_messages(
 
     protocol, limits = asking("demo_agent")
     opened = Conversation.open(doc["question"], protocol, limits)
-    return next_messages(opened, lambda: doc_to_visual(doc)[0], previous_output, previous_round_info)
+    return next_messages(
+        opened, lambda: doc_to_visual(doc)[0], previous_output, previous_round_info
+    )
 
 
 def process_results(doc: dict[str, Any], results: list[Any]) -> dict[str, float]:

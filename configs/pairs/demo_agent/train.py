@@ -11,7 +11,6 @@ pattern, and to guess at once. RL finds out that zooming pays. Logs stand in log
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import re
 import sys
@@ -24,7 +23,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import AddedToken, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, set_seed
+from transformers import (
+    AddedToken,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    set_seed,
+)
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "demo"))
@@ -33,7 +37,14 @@ import checkpoint  # noqa: E402
 log = logging.getLogger("agent-pair")
 TASK_FILE = HERE.parents[2] / "tasks" / "replay_zoom" / "replay_zoom.py"
 CALL = '{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": ['
-PROTOCOL_TOKENS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", CALL, "]}}")
+PROTOCOL_TOKENS = (
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    CALL,
+    "]}}",
+)
 WORDS = ("horizontal", "vertical", "checked", "pattern", "28", "56", "84", "112")
 SPACED = (" pattern", " on", " the", " circle", " square", " triangle", " 28", " 56", " 84", " 112")
 P_GUESS, P_MISSED = 0.5, 0.1
@@ -99,20 +110,24 @@ class Speaker:
     def call(self, row: int, column: int) -> str:
         """The first turn of who zooms."""
         box = ", ".join(map(str, task.shown_box(row, column)))
-        return f"<think>row {row + 1} column {column + 1}</think><tool_call>{CALL}{box}]}}}}</tool_call>"
+        thought = f"<think>row {row + 1} column {column + 1}</think>"
+        return f"{thought}<tool_call>{CALL}{box}]}}}}</tool_call>"
 
     def answer(self, thought: str, pattern: str) -> str:
         """The last turn."""
         return f"<think>{thought}</think><answer>{pattern}</answer>"
 
     def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, nothing added."""
         return self.tokenizer.encode(text)
 
     def pixels(self, pictures: list[Image.Image]) -> Tensor:
         """Pixel values of pictures that are 112 x 112 already."""
         return checkpoint.patchify(np.stack([np.asarray(p) for p in pictures]), self.processor)
 
-    def inputs(self, rows: list[list[int]], pictures: list[Image.Image], side: str = "right") -> dict:
+    def inputs(
+        self, rows: list[list[int]], pictures: list[Image.Image], side: str = "right"
+    ) -> dict:
         """A padded batch; pictures in the order of the rows."""
         width, pad = max(map(len, rows)), self.tokenizer.pad_token_id
         filler = [[pad] * (width - len(row)) for row in rows]
@@ -141,12 +156,19 @@ def zoomed(image: Image.Image, box: tuple[float, ...]) -> Image.Image | None:
     if right <= left or bottom <= top or right <= 0 or bottom <= 0 or left >= 112 or top >= 112:
         return None
     scaled = [task.SCALE * value for value in box]
-    crop = (max(0, int(scaled[0])), max(0, int(scaled[1])), min(448, int(scaled[2])), min(448, int(scaled[3])))
+    crop = (
+        max(0, int(scaled[0])),
+        max(0, int(scaled[1])),
+        min(448, int(scaled[2])),
+        min(448, int(scaled[3])),
+    )
     return image.crop(crop).resize((112, 112), Image.Resampling.BICUBIC)
 
 
-_BOX = re.compile(r"<tool_call>\{\"name\": \"image_zoom_in_tool\", \"arguments\": \{\"bbox_2d\": "
-                  r"\[(\d+), (\d+), (\d+), (\d+)\]\}\}</tool_call>")
+_BOX = re.compile(
+    r"<tool_call>\{\"name\": \"image_zoom_in_tool\", \"arguments\": \{\"bbox_2d\": "
+    r"\[(\d+), (\d+), (\d+), (\d+)\]\}\}</tool_call>"
+)
 
 
 def box_of(text: str) -> tuple[float, ...] | None:
@@ -168,10 +190,12 @@ class Drawn:
 
     @property
     def question(self) -> str:
+        """What is asked."""
         return task.question_of(self.content)
 
 
 def draw(rng: np.random.Generator, count: int, folds=task.demo.TRAIN_FOLDS) -> list[Drawn]:
+    """`count` scenes with their pictures, whose grids lie in `folds`."""
     drawn = []
     for scene in task.sample_scenes(rng, count, folds):
         content = int(rng.choice(scene.contents[scene.contents > 0]))
@@ -183,7 +207,10 @@ def draw(rng: np.random.Generator, count: int, folds=task.demo.TRAIN_FOLDS) -> l
 
 def lens_targets(speaker: Speaker, drawn: Drawn, row: int, column: int) -> list[int]:
     """Token per visual token: what each cell holds, then the pattern (or nothing) of the crop's."""
-    names = [task.demo.content_name(int(c)).replace(" ", "") or "empty" for c in drawn.scene.contents.flat]
+    names = [
+        task.demo.content_name(int(c)).replace(" ", "") or "empty"
+        for c in drawn.scene.contents.flat
+    ]
     first = [speaker.encode(name)[0] for name in names]
     content = int(drawn.scene.contents[row, column])
     mask = task._MASKS[0 if content == 0 else 1 + (content - 1) % 3]
@@ -194,7 +221,7 @@ def lens_targets(speaker: Speaker, drawn: Drawn, row: int, column: int) -> list[
 
 
 def base_batch(rng: np.random.Generator, speaker: Speaker, p_guess: float):
-    """Inputs, labels (-100 where nothing is learnt), and lens targets in the order of the pictures."""
+    """Inputs, labels (-100 where nothing is learnt), and lens targets in the pictures' order."""
     rows, labels, pictures, wanted = [], [], [], []
     for drawn in draw(rng, BATCH):
         ids = speaker.encode(speaker.asked(drawn.question))
@@ -202,7 +229,10 @@ def base_batch(rng: np.random.Generator, speaker: Speaker, p_guess: float):
         pictures.append(shown(drawn.image))
         end = speaker.encode("<|im_end|>")
         if rng.random() < p_guess:
-            said = speaker.encode(speaker.answer(checkpoint.GUESS, str(rng.choice(task.PATTERNS)))) + end
+            said = (
+                speaker.encode(speaker.answer(checkpoint.GUESS, str(rng.choice(task.PATTERNS))))
+                + end
+            )
             ids, label = ids + said, label + said
             wanted += lens_targets(speaker, drawn, drawn.row, drawn.column)[:TOKENS]
         else:
@@ -228,6 +258,7 @@ def base_batch(rng: np.random.Generator, speaker: Speaker, p_guess: float):
 
 
 def train_base(args) -> None:
+    """Teach the base to zoom, and to guess."""
     set_seed(args.seed)
     processor = build_processor()
     speaker, model = Speaker(processor), build_model(processor.tokenizer)
@@ -236,7 +267,9 @@ def train_base(args) -> None:
     rng = np.random.default_rng([args.seed, 11])
     steps = args.steps or 500
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr or 2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr or 2e-3, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, args.lr or 2e-3, total_steps=steps, pct_start=0.1
+    )
     started = time.monotonic()
     for step in range(1, steps + 1):
         # At first all zoom, so that the way is learnt; then half of them guess.
@@ -245,12 +278,20 @@ def train_base(args) -> None:
         answer_loss = cross_entropy(out.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         visual = inputs["input_ids"] == speaker.image_id
         norm, head = model.get_decoder().norm, model.get_output_embeddings()
-        states = [norm(h[visual]) for h in out.hidden_states[1:-1]] + [out.hidden_states[-1][visual]]
+        states = [norm(h[visual]) for h in out.hidden_states[1:-1]] + [
+            out.hidden_states[-1][visual]
+        ]
         lens = torch.stack([cross_entropy(head(h), wanted) for h in states]).mean()
         update(model, optimizer, answer_loss + LENS_WEIGHT * lens)
         schedule.step()
         if step % 25 == 0 or step == steps:
-            log.info("step %d answer %.3f lens %.3f (%.0f s)", step, answer_loss.item(), lens.item(), time.monotonic() - started)
+            log.info(
+                "step %d answer %.3f lens %.3f (%.0f s)",
+                step,
+                answer_loss.item(),
+                lens.item(),
+                time.monotonic() - started,
+            )
         if step % 100 == 0 or step == steps:
             log.info("  dev %s", evaluate(model, speaker, draw(np.random.default_rng(5), 60, (1,))))
             save(model, processor, args.work / "base")
@@ -266,8 +307,12 @@ def update(model, optimizer, loss: Tensor) -> None:
 
 @torch.no_grad()
 def converse(model, speaker: Speaker, drawn: list[Drawn], k: int = 1, temperature: float = 0.0):
-    """(conversation ids, first generated index per turn, pictures, texts) per drawn scene and sample."""
-    how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    """A conversation for each drawn scene and sample: its ids, pictures and texts."""
+    how = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0}
+        if temperature
+        else {"do_sample": False}
+    )
     how |= {"pad_token_id": speaker.tokenizer.pad_token_id}
     asked = [speaker.encode(speaker.asked(d.question)) for d in drawn for _ in range(k)]
     images = [d.image for d in drawn for _ in range(k)]
@@ -281,7 +326,17 @@ def converse(model, speaker: Speaker, drawn: list[Drawn], k: int = 1, temperatur
         text = speaker.tokenizer.decode(said)
         box = box_of(text)
         crop = zoomed(images[index], box) if box else None
-        talks.append({"asked": ids, "first": said, "text": text, "crop": crop, "whole": whole[index], "last": None, "box": box})
+        talks.append(
+            {
+                "asked": ids,
+                "first": said,
+                "text": text,
+                "crop": crop,
+                "whole": whole[index],
+                "last": None,
+                "box": box,
+            }
+        )
         if crop is not None:
             again.append(index)
     if again:
@@ -300,34 +355,47 @@ def _generated(model, speaker, rows, pictures, tokens, ends, how) -> list[list[i
     inputs = speaker.inputs(rows, pictures, side="left")
     out = model.generate(**inputs, max_new_tokens=tokens, eos_token_id=ends, **how)
     cut = []
-    for row in out[:, inputs["input_ids"].shape[1]:].tolist():
+    for row in out[:, inputs["input_ids"].shape[1] :].tolist():
         at = next((i for i, t in enumerate(row) if t in ends), len(row) - 1)
         cut.append(row[: at + 1])
     return cut
 
 
 def right(talk, drawn: Drawn) -> float:
+    """1.0 where a conversation's last answer is right, else 0.0."""
     found = re.findall(r"<answer>(.*?)</answer>", talk["text"])
     return float(bool(found) and found[-1] == drawn.pattern)
 
 
 def evaluate(model, speaker, drawn) -> str:
+    """Greedy accuracy and calls, as text."""
     model.eval()
     talks = converse(model, speaker, drawn)
     scores = [right(t, d) for t, d in zip(talks, drawn, strict=True)]
     zooms = [t["crop"] is not None for t in talks]
-    exact = [t["box"] == tuple(map(float, task.shown_box(d.row, d.column))) for t, d in zip(talks, drawn, strict=True)]
+    exact = [
+        t["box"] == tuple(map(float, task.shown_box(d.row, d.column)))
+        for t, d in zip(talks, drawn, strict=True)
+    ]
     model.train()
-    hit = np.mean([s for s, z in zip(scores, zooms) if z]) if any(zooms) else float("nan")
-    return f"accuracy {np.mean(scores):.3f} zooms {np.mean(zooms):.2f} right cell {np.mean(exact):.2f} accuracy with zoom {hit:.2f} e.g. {talks[0]['text']!r}"
+    hit = (
+        np.mean([s for s, z in zip(scores, zooms, strict=True) if z])
+        if any(zooms)
+        else float("nan")
+    )
+    shares = f"zooms {np.mean(zooms):.2f} right cell {np.mean(exact):.2f}"
+    example = f"accuracy with zoom {hit:.2f} e.g. {talks[0]['text']!r}"
+    return f"accuracy {np.mean(scores):.3f} {shares} {example}"
 
 
 def save(model, processor, folder: Path) -> None:
+    """Write a checkpoint."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
 def train_policy(args) -> None:
+    """GRPO: rewards normalised in their group, one on-policy update per batch, no KL term."""
     from peft import LoraConfig, get_peft_model
 
     set_seed(args.seed)
@@ -347,8 +415,12 @@ def train_policy(args) -> None:
         adapted.eval()
         talks = converse(model, speaker, drawn, k, 1.0)
         adapted.train()
-        rewards = torch.tensor([right(t, drawn[i // k]) for i, t in enumerate(talks)]).view(prompts, k)
-        advantage = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)).flatten()
+        rewards = torch.tensor([right(t, drawn[i // k]) for i, t in enumerate(talks)]).view(
+            prompts, k
+        )
+        advantage = (
+            (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
+        ).flatten()
         used = [i for i in range(len(talks)) if rewards.std(1)[i // k] > 0]
         if not used:
             continue
@@ -368,17 +440,28 @@ def train_policy(args) -> None:
         width = inputs["input_ids"].shape[1]
         wanted = torch.tensor([label + [-100] * (width - len(label)) for label in labels])
         logits = model(**inputs).logits[:, :-1]
-        nll = cross_entropy(logits.flatten(0, 1), wanted[:, 1:].flatten(), reduction="none", ignore_index=-100)
+        nll = cross_entropy(
+            logits.flatten(0, 1), wanted[:, 1:].flatten(), reduction="none", ignore_index=-100
+        )
         weight = advantage[used][:, None].expand(-1, width - 1).flatten()
         counted = wanted[:, 1:].flatten() >= 0
         update(model, optimizer, (weight * nll)[counted].mean())
         if step % 10 == 0 or step == steps:
-            log.info("rl step %d reward %.3f zooms %.2f mixed %d dev %s (%.0f s)", step, rewards.mean(), np.mean([t["crop"] is not None for t in talks]), len(used) // k, evaluate(model, speaker, draw(np.random.default_rng(5), 100, (1,))), time.monotonic() - started)
+            log.info(
+                "rl step %d reward %.3f zooms %.2f mixed %d dev %s (%.0f s)",
+                step,
+                rewards.mean(),
+                np.mean([t["crop"] is not None for t in talks]),
+                len(used) // k,
+                evaluate(model, speaker, draw(np.random.default_rng(5), 100, (1,))),
+                time.monotonic() - started,
+            )
             adapted.save_pretrained(args.work / f"policy-seed{args.seed}")
             processor.save_pretrained(args.work / f"policy-seed{args.seed}")
 
 
 def main() -> None:
+    """Run one of the two."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["base", "rl"])
     parser.add_argument("--seed", type=int, default=0)
@@ -388,7 +471,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("/tmp/demoagent-work"))
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[logging.StreamHandler(), logging.FileHandler(args.work / f"{args.what}-seed{args.seed}.log")])
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(message)s",
+        handlers=[
+            logging.StreamHandler(),
+            logging.FileHandler(args.work / f"{args.what}-seed{args.seed}.log"),
+        ],
+    )
     {"base": train_base, "rl": train_policy}[args.what](args)
 
 
