@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "lmms_eval"
 FAILED = 1
+# What ``--tasks`` also takes: the names that there are.
+LISTS = ("list", "list_groups", "list_tags", "list_subtasks")
 
 
 def main() -> None:
@@ -52,7 +54,7 @@ def _check_early(argv: list[str], session: "Session") -> None:
         parser.add_argument(name, default="")
     parser.add_argument("--batch_size", "-b", default="1")
     asked, _ = parser.parse_known_args(argv)
-    if asked.model not in MODEL_NAMES:
+    if asked.model not in MODEL_NAMES or asked.tasks in LISTS:
         return
     from replay_adapters.lmms_eval.arguments import check_arguments, parse_model_args
     from replay_adapters.lmms_eval.judges import check_named
