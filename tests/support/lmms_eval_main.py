@@ -20,7 +20,7 @@ def main() -> None:
 
     sets = Path(os.environ["SETS"])
     script = json.loads((sets / "script.json").read_text(encoding="utf-8"))
-    texts, find = mixin.ReplayMixin.texts, TaskManager.initialize_tasks
+    texts, find = mixin.ReplayMixin.answered, TaskManager.initialize_tasks
 
     def scripted(model: Any, requests: list[Any]) -> list[Any]:
         answers = []
@@ -35,7 +35,7 @@ def main() -> None:
             index[path.stem]["yaml_path"] = str(path)
         return index
 
-    mixin.ReplayMixin.texts = scripted  # type: ignore[method-assign]
+    mixin.ReplayMixin.answered = scripted  # type: ignore[method-assign]
     TaskManager.initialize_tasks = ours  # type: ignore[method-assign]
     launcher.main()
 

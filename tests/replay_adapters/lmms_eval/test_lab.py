@@ -66,7 +66,10 @@ def tasks(judge, tmp_path_factory):
         mend_latex2sympy2()
         find_included_tasks()
         from lmms_eval.tasks import TaskManager, get_task_dict
+        from lmms_eval.tasks.hrbench.hrbench_evals import HRBenchEval
 
+        # It reads the address when it is imported, which another test may have done before.
+        patch.setattr(HRBenchEval, "API_URL", judge.url + "/chat/completions")
         folder = str(write(tmp_path_factory.mktemp("tasks")))
         manager = TaskManager("ERROR", folder, include_defaults=False, model_name="qwen2_5_vl")
         made = get_task_dict([f"lab_{name}" for name in LABS], manager, "chat")

@@ -215,7 +215,7 @@ def test_whatever_is_written_an_answer_is_a_part_of_it(text):
 
 
 def test_pairs_whose_prompt_asks_for_marks_say_so():
-    for name in pair_names():
+    for name in (each for each in pair_names() if not each.startswith("demo")):
         protocol = read_pair(name).protocol
         prompt = "".join(
             filter(None, (protocol.system_prompt, protocol.question_template, protocol.user_suffix))
