@@ -1,7 +1,5 @@
 """The cells of a table, and the harness's own command line for each of their arms."""
 
-import hashlib
-import json
 import os
 import shlex
 import sys
@@ -92,8 +90,8 @@ class Cell:
     @cached_property
     def folder(self) -> Path:
         """Where its files are kept; other settings have another folder."""
-        told = json.dumps([self.asking.harness, self._words(Path("."))], sort_keys=True)
-        digest = hashlib.sha256(told.encode()).hexdigest()[:8]
+        asked = self.run_file() if self.asking.harness == "vlmevalkit" else None
+        digest = self.settings.fingerprint(self._words(Path(".")), asked)[:8]
         place = self.asking.output / self.asking.harness / self.row.pair.replace("/", "_")
         return place / self.benchmark / f"{self.arm}-{digest}"
 

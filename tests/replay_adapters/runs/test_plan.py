@@ -82,6 +82,18 @@ def test_a_command_line_is_the_harnesss_own(tmp_path):
     assert model["replay_preset"] == "table2_mathverse"
 
 
+@pytest.mark.parametrize("harness", ["lmms-eval", "vlmevalkit"])
+def test_other_options_have_another_folder(tmp_path, harness):
+    changed = read_run_file("table5").model_copy(
+        update={"arms": {"none": {"method": "none"}, "threshold_0.4_step_10": {"steps": 7}}}
+    )
+    folders = {c.folder.name for c in cells_of("table5", tmp_path, harness)}
+    others = {c.folder.name for c in cells(changed, Asking(harness, tmp_path))[0]}
+    same = {name for name in folders if name.startswith("none-")}
+    assert folders & others == same
+    assert len({name.rpartition("-")[2] for name in folders}) == 2 * 7
+
+
 def test_other_settings_have_another_folder(tmp_path):
     table = read_run_file("table3")
     first, again, limited = (
