@@ -1,5 +1,8 @@
 """The page on scoring says what the benchmarks' file says."""
 
+from typing import get_args
+
+from replay_adapters.settings.answers import Takes
 from replay_adapters.settings.benchmark_page import page, table
 from replay_adapters.settings.benchmarks import benchmarks
 from replay_adapters.settings.resources import resource
@@ -31,3 +34,9 @@ def test_a_task_with_rules_says_how_it_scores_and_what_it_cannot_read():
                 assert facts.scorer, task
                 assert facts.right or facts.judge, task
                 assert facts.notes or facts.right == "24/24", task
+
+
+def test_every_form_of_an_answer_has_a_line():
+    lines = (resource("tasks") / "BENCHMARKS.md").read_text("utf-8").splitlines()
+    told = {line.split("`")[1] for line in lines if line.startswith("| `")}
+    assert told == set(get_args(Takes))
