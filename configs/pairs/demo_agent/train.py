@@ -1,8 +1,7 @@
 """Train the agent's pair: a base that speaks DeepEyes' protocol, and a policy by RL from it.
 
-    python configs/pairs/demo_agent/train.py base            # supervised, from ../demo/base
-    python configs/pairs/demo_agent/train.py rl              # GRPO on whole conversations, LoRA
-    python configs/pairs/demo_agent/train.py evaluate --n 300
+    python configs/pairs/demo_agent/train.py base               # supervised, from ../demo/base
+    python configs/pairs/demo_agent/train.py rl --steps 30      # GRPO on conversations, LoRA
 
 The base learns two ways side by side: to zoom into the object that is asked for and read its
 pattern, and to guess at once. RL finds out that zooming pays. Logs stand in logs/.
@@ -468,7 +467,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--lr", type=float)
     parser.add_argument("--resume", type=Path)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/demoagent-work"))
+    parser.add_argument("--work", type=Path, default=Path("results/demo-agent-training"))
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(
