@@ -16,6 +16,7 @@ from replay_adapters.runs.run import (
     flat,
     plugin_facts,
     published_metrics,
+    reported_number,
     score,
 )
 from replay_core import UsageError
@@ -33,12 +34,17 @@ def lmms_eval_runs(folder: Path) -> dict[str, Callable[[str | None], RunLog]]:
         stamp, task = path.name.removesuffix(".jsonl").split("_samples_", 1)
         results = path.with_name(f"{stamp}_results.json")
         if results.is_file():
-            found[task] = lambda metric, p=path, r=results, t=task: _read(p, r, t, metric)
+            found[task] = lambda metric, p=path, r=results, t=task: read_task(p, r, t, metric)
     return found
 
 
-def _read(path: Path, results_file: Path, task: str, metric: str | None) -> RunLog:
-    results = _json(results_file)
+def read_task(path: Path, results_file: Path, task: str, metric: str | None = None) -> RunLog:
+    """Return the run that a samples file and the results file beside it are of.
+
+    Raises:
+        UsageError: a file was cut, or lacks a finite score for a document.
+    """
+    results = read_json(results_file)
     config = results["configs"][task]
     samples = _samples(path, results, task)
     names = [entry["metric"] for entry in config.get("metric_list") or ()]
@@ -49,7 +55,7 @@ def _read(path: Path, results_file: Path, task: str, metric: str | None) -> RunL
             f"task names {', '.join(names) or 'none'})"
         )
     part = _part(samples, named, names)
-    reported = _reported((results.get("results") or {}).get(task) or {}, named)
+    reported = reported_number((results.get("results") or {}).get(task) or {}, named)
     scores, unscored = _scores(part, named, config, reported, path)
     items = {}
     for sample, value in zip(part, scores, strict=True):
@@ -95,7 +101,12 @@ def _scores(
     return [t if value is None else value for value, t in zip(raw, tables, strict=True)], 0
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the content of one of the harness's files.
+
+    Raises:
+        UsageError: it is no whole JSON file.
+    """
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -190,13 +201,6 @@ def _tables(sample: Sample) -> dict[str, Any]:
     """Return the fields of all tables that a scorer left of a document, as MathVerse's problem."""
     tables = (value for value in sample.values() if isinstance(value, dict))
     return {name: value for table in tables for name, value in table.items()}
-
-
-def _reported(numbers: Mapping[str, Any], metric: str) -> float | None:
-    """Return the harness's number for a metric: its key is ``metric,filter``."""
-    found = [value for key, value in numbers.items() if key.partition(",")[0] == metric]
-    usable = len(found) == 1 and isinstance(found[0], int | float)
-    return float(found[0]) if usable else None
 
 
 def _facts(results: Mapping[str, Any], config: Mapping[str, Any]) -> Facts:

@@ -171,6 +171,13 @@ def published_metrics(task: str) -> tuple[str, ...]:
     return known.tasks[task].metrics if known else ()
 
 
+def reported_number(numbers: Mapping[str, Any], metric: str) -> float | None:
+    """Return lmms-eval's number for a metric, whose key there is ``metric,filter``."""
+    found = [value for key, value in numbers.items() if key.partition(",")[0] == metric]
+    usable = len(found) == 1 and isinstance(found[0], int | float)
+    return float(found[0]) if usable else None
+
+
 def plugin_facts(summary: Mapping[str, Any]) -> Facts:
     """Return what the plugin says of a run, in either harness."""
     protocol = dict(summary.get("protocol_settings") or {})

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from replay_adapters.runs.compare import compare_runs
+from replay_adapters.runs.reader import read_runs
 from replay_core.jsonl import finished_lines, read_lines
 from tests.replay_adapters.conftest import Command
 from tests.support import video_sets as sets
@@ -159,6 +161,17 @@ def test_the_final_answers_are_scored_by_the_sets_own_scorers(ran):
     assert results["here_video_r1_mmvu_mc"]["accuracy,none"] == 100
     plot = [s["mlvu_percetion_score"] for s in ran.samples("mlvu_mc")]
     assert [p["pred_answer"] == p["answer"] for p in plot] == [True, False, False, False, True]
+
+
+def test_the_group_is_read_as_one_run_over_the_questions_of_its_parts(ran):
+    (run,) = read_runs(ran.folder, ["here_video_r1_videommmu"])
+    assert [item.score for item in run.items.values()] == [1.0, 1.0, 0.0, 1.0, 1.0]
+    assert (run.metric, run.asked, run.whole, run.own_number) == ("mmmu_acc", 5, 5, None)
+    assert run.reported == pytest.approx(0.8, abs=1e-4)
+    # Without its name only its parts are runs: no question counts twice.
+    assert "here_video_r1_videommmu" not in {each.task for each in read_runs(ran.folder)}
+    (found,) = compare_runs(ran.folder, ran.folder, tasks=["here_video_r1_videommmu"])
+    assert (found.report.n, found.report.difference) == (5, 0.0)
 
 
 def test_mmvu_asks_its_multiple_choice_questions_only(ran):
