@@ -46,6 +46,24 @@ def command_line(runs: Sequence[RunLog], *, twin: bool) -> str:
     return made(runs, twin=twin)
 
 
+def without_keys(words: Sequence[str]) -> list[str]:
+    """Return a command's words with a stand-in for each key of a judge or of an API."""
+    return [
+        _KEY if before in _KEYS else _in_one(word)
+        for before, word in zip(["", *words], words, strict=False)
+    ]
+
+
+def _in_one(word: str) -> str:
+    name, equals, _ = word.partition("=")
+    return f"{name}={_KEY}" if equals and name in _KEYS else word
+
+
+def joined(words: Sequence[str]) -> str:
+    """Return a command for a shell, in which a key that was left out is a variable."""
+    return shlex.join(words).replace(_KEY, '"$JUDGE_KEY"')
+
+
 def _of_lmms_eval(runs: Sequence[RunLog], *, twin: bool) -> str:
     results = json.loads(runs[0].beside[0].read_text(encoding="utf-8"))
     given = {**results["config"], **(results["config"].get("resolved_cli_args") or {})}
@@ -102,17 +120,12 @@ def _of_vlmevalkit(runs: Sequence[RunLog], *, twin: bool) -> str:
         file = Path(config[0]).with_name(f"{name}.json")
         written = json.dumps({"model": {name: entry}, "data": data})
         words += ["vlmeval_replay", *others, "--config", str(file)]
-        return f"printf %s {shlex.quote(written)} > {shlex.quote(str(file))} && {_joined(words)}"
+        return f"printf %s {shlex.quote(written)} > {shlex.quote(str(file))} && {joined(words)}"
     words += ["vlmeval_replay", "--model", name, "--data", *tasks]
     options = {k: v for k, v in arguments.items() if k not in ("pair", "replay_method")}
     if options:
         words += ["--replay", ",".join(_option(*one) for one in options.items())]
-    return _joined([*words, *others])
-
-
-def _joined(words: Sequence[str]) -> str:
-    """Return a command for a shell, in which a key is a variable."""
-    return shlex.join(words).replace(_KEY, '"$JUDGE_KEY"')
+    return joined([*words, *others])
 
 
 def _option(name: str, value: Any) -> str:

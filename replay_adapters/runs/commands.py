@@ -103,7 +103,7 @@ def run(
     import shlex
 
     from replay_adapters.runs.estimate import Rates
-    from replay_adapters.runs.execute import run_cells, state
+    from replay_adapters.runs.execute import damage, run_cells, state
     from replay_adapters.runs.plan import Asking, cells
     from replay_adapters.runs.table import planned, report
     from replay_adapters.settings.run_files import read_run_file
@@ -119,6 +119,10 @@ def run(
     typer.echo("\n" + report(found))
     done = sum(state(cell) == "done" for cell in found)
     typer.echo(f"\n{done} of {len(found)} cells are done")
+    told = {failure.cell.name for failure in failures}
+    for cell in found:
+        if (why := damage(cell)) and cell.name not in told:
+            typer.echo(f"  {cell.name}: was done, but has to be run again: {why}")
     for failure in failures:
         typer.echo(f"  {failure.cell.name}: {failure.why}\n    $ {failure.cell.shown}")
     if done < len(found) and not report_only:

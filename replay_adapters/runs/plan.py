@@ -1,7 +1,6 @@
 """The cells of a table, and the harness's own command line for each of their arms."""
 
 import os
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from replay_adapters.runs.command_lines import joined, without_keys
 from replay_adapters.runs.published import table_number
 from replay_adapters.settings.benchmarks import Benchmark, benchmarks
 from replay_adapters.settings.options import Settings, resolve
@@ -91,7 +91,8 @@ class Cell:
     def folder(self) -> Path:
         """Where its files are kept; other settings have another folder."""
         asked = self.run_file() if self.asking.harness == "vlmevalkit" else None
-        digest = self.settings.fingerprint(self._words(Path(".")), asked)[:8]
+        words = without_keys(self._words(Path(".")))  # another key asks the same judge
+        digest = self.settings.fingerprint(words, asked)[:8]
         place = self.asking.output / self.asking.harness / self.row.pair.replace("/", "_")
         return place / self.benchmark / f"{self.arm}-{digest}"
 
@@ -117,10 +118,10 @@ class Cell:
 
     @property
     def shown(self) -> str:
-        """The same as a user would type it."""
+        """The same as a user would type it; a judge's key is a variable in it."""
         program = "lmms_eval" if self.asking.harness == "lmms-eval" else "vlmeval_replay"
         variables = [f"{name}={value}" for name, value in self.environment.items()]
-        return shlex.join([*variables, program, *self._words(self.folder)])
+        return joined([*variables, program, *without_keys(self._words(self.folder))])
 
     def _words(self, folder: Path) -> list[str]:
         asking = self.asking

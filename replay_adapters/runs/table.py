@@ -13,7 +13,7 @@ from replay_adapters.settings.run_files import BASELINE
 def report(cells: Sequence[Cell]) -> str:
     """Return the table: a line for each arm against its baseline, those that are not run too.
 
-    p-values are adjusted over all lines of the table.
+    p-values are adjusted over all lines of the table that both runs of are finished.
 
     Raises:
         UsageError: two finished runs differ in more than the replay itself.

@@ -107,6 +107,20 @@ def test_other_settings_have_another_folder(tmp_path):
     assert first == again != limited
 
 
+def test_a_judges_key_is_neither_shown_nor_part_of_the_settings(tmp_path):
+    def cell(*more):
+        asking = Asking("vlmevalkit", tmp_path, more=("--judge", "gpt-4o-mini", *more))
+        return cells(read_run_file("table5"), asking)[0][0]
+
+    first, second = cell("--judge-key", "sk-one"), cell("--judge-key", "sk-two")
+    assert first.folder == second.folder
+    assert cell("--judge-key=sk-one").folder != cell().folder
+    for each in (first, second, cell("--judge-key=sk-one")):
+        assert "sk-" not in each.shown
+        assert "$JUDGE_KEY" in each.shown
+    assert first.command[-2:] == ["--judge-key", "sk-one"]
+
+
 def test_a_part_is_taken_by_pair_benchmark_or_task(tmp_path):
     found = cells_of("table2", tmp_path, pairs=["mm_eureka_7b"], tasks=["mmmu_val", "wemath"])
     assert {c.benchmark for c in found} == {"mmmu", "wemath"}

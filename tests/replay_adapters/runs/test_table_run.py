@@ -1,5 +1,6 @@
 """A table run whole by the command, on the embedded pair: killed twice, resumed, and reported."""
 
+import fcntl
 import json
 import os
 import signal
@@ -11,11 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from replay_adapters.runs.execute import log_of, state
+from replay_adapters.runs.execute import damage, log_of, run_cells, state
 from replay_adapters.runs.plan import Asking, cells
 from replay_adapters.runs.table import report
 from replay_adapters.settings.run_files import read_run_file
-from replay_core import UsageError
 
 TABLE = {
     "title": "The embedded pair",
@@ -39,8 +39,11 @@ def run(*words):
     return subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
 
 
-def killed(words, reached):
-    """Start the command and kill it, harness and all, as soon as something is reached."""
+def killed(words, reached, then=lambda: None):
+    """Start the command, kill it as soon as something is reached, and then its harness, too.
+
+    Between the two ``then`` is called.
+    """
     process = subprocess.Popen(
         words,
         env=environment(),
@@ -52,6 +55,10 @@ def killed(words, reached):
     while process.poll() is None and not reached() and time.monotonic() < end:
         time.sleep(0.02)
     alive = process.poll() is None
+    os.killpg(process.pid, signal.SIGSTOP)  # so that the harness does not end meanwhile
+    process.kill()
+    process.wait()
+    then()
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     return alive
@@ -75,8 +82,13 @@ def folders(table, tmp_path_factory):
     ended = run(*command(table, straight))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "2 of 2 cells are done" in ended.stdout
-    for arm in ("none", "replay"):
-        assert killed(command(table, disturbed), lambda arm=arm: journaled(disturbed, arm) > 3)
+    words, orphaned = command(table, disturbed), []
+    assert killed(words, lambda: journaled(disturbed, "none") > 3)
+    begun = lambda: journaled(disturbed, "replay") > 3  # noqa: E731
+    assert killed(words, begun, then=lambda: orphaned.append(run(*words)))
+    (second,) = orphaned
+    assert second.returncode == 1, second.stdout + second.stderr
+    assert "demo_narrow demo replay: failed: another process is at it" in second.stdout
     resumed = run(*command(table, disturbed))
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "demo_narrow demo none: done before" in resumed.stdout
@@ -144,7 +156,28 @@ def test_a_cell_without_files_is_to_run_and_has_no_log(table, tmp_path):
     found, _ = cells(read_run_file(str(table)), Asking("lmms-eval", tmp_path))
     assert [state(cell) for cell in found] == ["to run", "to run"]
     assert "| demo_narrow demo | –" in " ".join(report(found).split())
-    found[0].folder.mkdir(parents=True)
-    (found[0].folder / "done.json").write_text("{}")
-    with pytest.raises(UsageError):
-        report(found)
+    assert damage(found[0]) is None
+
+
+def test_a_finished_cell_whose_file_was_cut_is_no_longer_done(table, folders):
+    straight, _, told = folders
+    found, _ = cells(read_run_file(str(table)), Asking("lmms-eval", straight, LIMIT, 2))
+    (samples,) = found[1].folder.rglob("*_samples_*.jsonl")
+    kept = samples.read_bytes()
+    samples.write_bytes(kept[:-40])
+    try:
+        assert [state(cell) for cell in found] == ["done", "begun"]
+        assert f"{samples} holds {LIMIT - 1} of the {LIMIT} documents" in damage(found[1])
+        assert "| demo_narrow demo | –" in " ".join(report(found).split())
+        shown = run(*command(table, straight, "--report"))
+        assert "1 of 2 cells are done" in shown.stdout
+        assert "demo_narrow demo replay: was done, but has to be run again: " in shown.stdout
+        with (found[1].folder / "lock").open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            lines = []
+            (failure,) = run_cells(found, lines.append)
+        assert "another process is at it" in failure.why
+        assert any("was done, but is run again" in line for line in lines)
+    finally:
+        samples.write_bytes(kept)
+    assert report(found) in told
