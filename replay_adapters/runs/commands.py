@@ -94,6 +94,9 @@ def run(
     ] = False,
     tflops: Annotated[float, typer.Option(min=0.1, help="For the estimate.")] = 300.0,
     bandwidth: Annotated[float, typer.Option(min=1, help="GB/s, for the estimate.")] = 2000.0,
+    memory_gb: Annotated[
+        float | None, typer.Option(min=1, help="Name the cells that may need more, in a dry run.")
+    ] = None,
 ) -> None:
     """Measure one of the paper's tables, cell by cell, and lay it beside the published numbers.
 
@@ -113,7 +116,7 @@ def run(
     found, left_out = cells(file, asked, pairs=pair or (), tasks=tasks or ())
     typer.echo("\n".join([file.title, *left_out, ""]))
     if dry_run:
-        typer.echo(planned(found, Rates(tflops, bandwidth)))
+        typer.echo(planned(found, Rates(tflops, bandwidth), memory_gb))
         return
     failures = [] if report_only else run_cells(found, lambda line: print(line, flush=True))
     typer.echo("\n" + report(found))

@@ -1,8 +1,9 @@
 """How long a table may take and what it may need, told before anything is downloaded.
 
-Matmul FLOPs of Qwen2.5-VL by the closed forms of its layers; one multiply-add is 2. All of it is an
-upper bound by the limits of pixels and tokens, at rates that are assumed: real pictures are mostly
-smaller and real answers shorter.
+Matmul FLOPs of Qwen2.5-VL by the closed forms of its layers; one multiply-add is 2. Per text that
+the policy writes, all of it is an upper bound by the limits of pixels and tokens, at rates that are
+assumed: real pictures are mostly smaller and real answers shorter. A conversation is counted as one
+text.
 """
 
 import re
@@ -51,7 +52,11 @@ _VISION_WEIGHTS = 0.68e9
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one cell may need: seconds per item in its parts, hours in all, and memory."""
+    """What one cell may need: seconds per item in its parts, hours in all, and memory.
+
+    Memory is that of the weights in 16 bits, of the activations that the backward pass keeps, and
+    of the keys and values of one item.
+    """
 
     loop: float
     decoding: float
@@ -103,5 +108,6 @@ def estimate(cell: Cell, rates: Rates) -> Estimate | None:
     # Activations that the backward pass needs: about 20 vectors of the hidden size per layer.
     kept = 20 * 2 * visual * size.hidden * layers if config.method == "replay" else 0.0
     hours = None if cell.items is None else cell.items * (per_item + decoding) / 3600
-    gigabytes = (policy + base + kept) / 1e9
+    cache = 2 * 2 * size.layers * size.kv * (prompt + new)  # keys and values, two bytes each
+    gigabytes = (policy + base + kept + cache) / 1e9
     return Estimate(per_item, decoding, hours, gigabytes, visual, new)

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from replay_adapters.lmms_eval.judges import no_judge
+from replay_adapters.runs.needs import lacks
 from replay_adapters.runs.plan import Cell
 from replay_adapters.runs.reader import read_runs
 from replay_adapters.runs.run import RunLog
@@ -70,14 +70,6 @@ def _read_once(folder: Path, task: str, stamps: tuple[tuple[Path, int, int], ...
     return read_runs(folder, [task])[0]
 
 
-def missing(cell: Cell) -> str | None:
-    """Return what a cell lacks that can be told before it is run; None where nothing is known."""
-    if cell.judge is None or cell.asking.harness != "lmms-eval":
-        return None  # vlmeval_replay tells itself, by its own flags
-    why = no_judge()
-    return why and f"its scorer asks a judge, but {why}"
-
-
 def run_cells(cells: Sequence[Cell], tell: Callable[[str], None]) -> list[Failure]:
     """Run each cell that is not done, and return those that were not finished.
 
@@ -92,7 +84,7 @@ def run_cells(cells: Sequence[Cell], tell: Callable[[str], None]) -> list[Failur
             continue
         if why := damage(cell):
             tell(f"{at}: was done, but is run again: {why}")
-        if why := missing(cell):
+        if why := lacks(cell):
             tell(f"{at}: not run: {why}")
             failures.append(Failure(cell, why))
             continue

@@ -10,7 +10,7 @@ from typing import Any
 
 from replay_adapters.runs.command_lines import joined, without_keys
 from replay_adapters.runs.published import table_number
-from replay_adapters.settings.benchmarks import Benchmark, benchmarks
+from replay_adapters.settings.benchmarks import Benchmark, BenchmarkTask, benchmarks
 from replay_adapters.settings.options import Settings, resolve
 from replay_adapters.settings.run_files import Asked, Harness, Row, RunFile
 from replay_core import UsageError
@@ -62,15 +62,26 @@ class Cell:
         return benchmarks().get(self.benchmark)
 
     @property
+    def known_task(self) -> BenchmarkTask | None:
+        """What is known of the harness's task; None for one that is not named."""
+        return self.known.tasks.get(self.task) if self.known else None
+
+    @property
     def judge(self) -> str | None:
         """The judge that the task's scorer asks; None where it has rules, or is not known."""
-        known = self.known.tasks.get(self.task) if self.known else None
-        return known.judge if known else None
+        return self.known_task.judge if self.known_task else None
+
+    @property
+    def turns(self) -> int:
+        """How many texts the policy may write for one item."""
+        tools = self.settings.protocol.tools
+        return tools.max_turns if tools and self.known_task and self.known_task.loop else 1
 
     @property
     def items(self) -> int | None:
         """How many items are asked; None where that is not known before the data are there."""
-        n = self.known.n if self.known else None
+        asked = self.known_task.asked if self.known_task else None
+        n = asked or (self.known.n if self.known else None)
         limit = self.asking.limit
         return n if limit is None else limit if n is None else min(n, limit)
 

@@ -1,10 +1,11 @@
 """One table over the cells of a run file: what is published beside what was measured."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from replay_adapters.runs.compare import compare_logs
-from replay_adapters.runs.estimate import Rates, estimate
+from replay_adapters.runs.estimate import Estimate, Rates, estimate
 from replay_adapters.runs.execute import log_of, state
+from replay_adapters.runs.needs import lacks
 from replay_adapters.runs.plan import Cell
 from replay_adapters.runs.summary import SummaryLine, summary_line, summary_table
 from replay_adapters.settings.run_files import BASELINE
@@ -37,42 +38,80 @@ def report(cells: Sequence[Cell]) -> str:
     return summary_table(lines)
 
 
-def planned(cells: Sequence[Cell], rates: Rates) -> str:
-    """Return what running the cells would mean: what is needed, and how long it may take."""
+def planned(cells: Sequence[Cell], rates: Rates, memory: float | None = None) -> str:
+    """Return what running the cells would mean: what is needed, and how long it may take.
+
+    ``memory`` is that of the machine's accelerator, in GB; cells that need more are named.
+    """
+    needs = {cell.name: estimate(cell, rates) for cell in cells}
+    reasons = {c.name: why for c in cells if state(c) != "done" and (why := lacks(c))}
+    numbers = {why: number for number, why in enumerate(dict.fromkeys(reasons.values()), 1)}
     heads = ("cell", "task", "items", "state", "judge", "published", "hours", "GB")
-    rows = [heads]
-    hours = 0.0
-    for cell in cells:
-        needed = estimate(cell, rates)
-        known = needed is not None and needed.hours is not None
-        hours += needed.hours or 0.0 if needed is not None else 0.0
-        rows.append(
-            (
-                cell.name,
-                cell.task,
-                "?" if cell.items is None else str(cell.items),
-                state(cell),
-                cell.judge or "–",
-                "–" if cell.published is None else str(cell.published),
-                f"{needed.hours:.1f}" if known and needed else "?",
-                f"{needed.gigabytes:.0f}" if needed else "?",
-            )
-        )
+    rows = [heads, *(_planned(cell, needs[cell.name], numbers, reasons) for cell in cells)]
     widths = [max(len(row[at]) for row in rows) for at in range(len(heads))]
     lines = ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
     checkpoints = {p for c in cells for p in (c.settings.pair.policy, c.settings.pair.base)}
     checkpoints |= {c.settings.pair.processor for c in cells if c.settings.pair.processor}
     tasks = dict.fromkeys(cell.task for cell in cells)
     judged = dict.fromkeys(cell.task for cell in cells if cell.judge)
+    lacking = [f"lacks {number}: {why}" for why, number in numbers.items()]
     return "\n".join(
         [
             *(line.rstrip() for line in lines),
             "",
+            *lacking,
             f"checkpoints: {', '.join(sorted(checkpoints))}",
             f"data sets: those of {', '.join(tasks)}",
             f"judges: {'for ' + ', '.join(judged) if judged else 'none'}",
-            f"hours in all: at most about {hours:.0f} (estimated for one GPU at {rates.tflops:g} "
-            f"TFLOP/s and {rates.bandwidth:g} GB/s, batches of 1, with the largest pictures and "
-            "the longest answers that are allowed; a ? is not known before the data are there)",
+            *_beyond(needs, memory),
+            *_hours(cells, needs, rates),
         ]
     )
+
+
+def _planned(
+    cell: Cell, need: Estimate | None, numbers: Mapping[str, int], reasons: Mapping[str, str]
+) -> tuple[str, ...]:
+    hours = None if need is None else need.hours
+    lacking = f", lacks {numbers[reasons[cell.name]]}" if cell.name in reasons else ""
+    return (
+        cell.name,
+        cell.task,
+        "?" if cell.items is None else str(cell.items),
+        state(cell) + lacking,
+        cell.judge or "–",
+        "–" if cell.published is None else str(cell.published),
+        "?" if hours is None else f"{hours:.1f}" + ("+" if cell.turns > 1 else ""),
+        f"{need.gigabytes:.0f}" if need else "?",
+    )
+
+
+def _beyond(needs: Mapping[str, Estimate | None], memory: float | None) -> list[str]:
+    """Return the line that names the cells for which memory is too small, if there are any."""
+    if memory is None:
+        return []
+    large = [name for name, need in needs.items() if need and need.gigabytes > memory]
+    return [f"more than {memory:g} GB: {', '.join(large) or 'none'}"]
+
+
+def _hours(
+    cells: Sequence[Cell], needs: Mapping[str, Estimate | None], rates: Rates
+) -> Iterator[str]:
+    """Yield the sum of the hours, what it is of, and what its marks mean."""
+    hours = [need.hours for need in needs.values() if need and need.hours is not None]
+    unknown = len(cells) - len(hours)
+    turns = max(cell.turns for cell in cells)
+    of = "" if not unknown else f" for {len(hours)} of {len(cells)} cells"
+    most = "at most about" if turns == 1 else "about"
+    yield (
+        f"hours in all: {most} {sum(hours):.0f}{of}, done ones among them (estimated for one GPU "
+        f"at {rates.tflops:g} TFLOP/s and {rates.bandwidth:g} GB/s, batches of 1, with the largest "
+        "pictures and the longest answers that are allowed)"
+    )
+    if unknown:
+        yield (
+            "  ?: how many items there are, or how large the model is, is not known before they "
+            "are here; not in the sum"
+        )
+    if turns > 1:
+        yield f"  +: conversations of up to {turns} turns, counted as one of the longest answer"

@@ -28,6 +28,8 @@ class BenchmarkTask(BaseModel):
     """The form of a final answer that the scorer reads best."""
     right: str = ""
     """How many of how many written answers are scored as a person would."""
+    asked: int | None = Field(None, gt=0)
+    """How many documents a run asks, where these are more than the paper's items."""
     loop: bool = False
     """Whether it answers the calls of a pair's tool, in a conversation."""
     notes: str = ""

@@ -2,8 +2,11 @@
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from replay_adapters.cli import app
 from replay_adapters.runs.estimate import SIZES, Rates, estimate, size_of
+from replay_adapters.runs.needs import _absent, _harness
 from replay_adapters.runs.plan import Asking, cells
 from replay_adapters.runs.table import planned
 from replay_adapters.settings.resources import resource
@@ -158,6 +161,73 @@ def test_the_estimate_follows_the_closed_forms(tmp_path):
     assert found.loop == pytest.approx((loop + prefill) / 1e15, rel=2e-3)
     assert found.decoding == pytest.approx(2048 * 2 * 7.6e9 / 1e12, rel=0.02)
     assert found.hours == pytest.approx(3040 * (found.loop + found.decoding) / 3600)
+
+
+@pytest.mark.parametrize("harness", ["lmms-eval", "vlmevalkit"])
+@pytest.mark.parametrize("name", run_file_names())
+def test_a_dry_run_lists_every_cell_without_checkpoints_or_network(
+    name, harness, tmp_path, monkeypatch
+):
+    def refused(*_, **__):
+        raise AssertionError("a dry run asked the network")
+
+    monkeypatch.setattr("socket.socket.connect", refused)
+    monkeypatch.setattr("socket.getaddrinfo", refused)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)  # no .env
+    for variable in ("OPENAI_API_KEY", "OPENAI_API_URL", "OPENAI_API_BASE", "HUGGINGFACE_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
+    _harness.cache_clear()
+    _absent.cache_clear()
+    words = ["run", name, "--dry-run", "--harness", harness, "--output", str(tmp_path / "out")]
+    shown = CliRunner().invoke(app, words, catch_exceptions=False).stdout
+    lines = shown.splitlines()
+    found = cells_of(name, tmp_path, harness)
+    assert found
+    for cell in found:
+        (line,) = [line for line in lines if line.startswith(f"{cell.name} ")]
+        assert "to run, lacks " in line
+        assert f" {cell.task} " in line
+    lacking = [line for line in lines if line.startswith("lacks ")]
+    assert [line.split()[1] for line in lacking] == [f"{n + 1}:" for n in range(len(lacking))]
+    for cell in found:
+        assert any(cell.settings.pair.policy in line for line in (*lacking, shown))
+        if cell.judge:
+            assert any(f"answers to {cell.task} are scored by a judge" in line for line in lacking)
+    assert f"is not in {tmp_path / 'hub'} and HF_HUB_OFFLINE=1" in shown or all(
+        cell.judge for cell in found
+    )
+    assert list(tmp_path.iterdir()) == []
+    _harness.cache_clear()
+    _absent.cache_clear()
+
+
+def test_hours_say_what_they_are_of(tmp_path):
+    table2 = cells_of("table2", tmp_path, pairs=["mm_eureka_7b"])
+    told = planned(table2, Rates(), 25.0)
+    assert [c.benchmark for c in table2 if c.items is None] == ["dynamath"] * 2 + ["wemath"] * 2
+    assert "for 12 of 16 cells" in told
+    assert "not in the sum" in told
+    large = next(line for line in told.splitlines() if line.startswith("more than 25 GB: "))
+    assert large.count("mm_eureka_7b ") == 8
+    assert " none" not in large
+    table3 = cells_of("table3", tmp_path)
+    assert {c.items for c in table3} == {800}  # both halves, though the number is of one
+    assert {c.turns for c in table3} == {11}
+    told = planned(table3, Rates())
+    assert "conversations of up to 11 turns" in told
+    assert "at most" not in told
+    single = planned(cells_of("table5", tmp_path), Rates())
+    assert "at most about" in single
+    assert "for " not in single[single.index("hours in all") :].partition("(")[0]
+
+
+def test_keys_and_values_of_an_item_are_in_the_memory(tmp_path):
+    cell = of(cells_of("table2", tmp_path), "mm_eureka_7b", "mathvision", "none")
+    weights = 2 * (SIZES["7b"].weights + 0.68e9)
+    kept = 4 * 28 * 512 * (640 + 200 + 2048)
+    assert estimate(cell, Rates()).gigabytes == pytest.approx((weights + kept) / 1e9)
 
 
 def test_the_plan_tells_what_is_needed_before_anything_is_there(tmp_path):
