@@ -100,6 +100,10 @@ def records_of(
         decode=decode_seconds / len(answers),
     )
     samples = [sample for sample in result.samples for _ in range(copies)]
+    plan = result.memory
+    memory: dict[str, Any] = {}
+    if plan is not None:
+        memory = {"estimated_memory_mb": plan.needed_mb, "checkpointing": plan.recompute}
     return tuple(
         make_record(
             steered.pair,
@@ -108,6 +112,7 @@ def records_of(
             seconds=shared,
             batch_size=len(result.samples),
             peak_memory_mb=result.peak_memory_mb,
+            **memory,
             error=result.error,
             **fields,
         )

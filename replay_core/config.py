@@ -13,6 +13,7 @@ Select = Literal["low", "high", "all", "random", "matched_low", "matched_high", 
 Boundary = Literal["aligned", "reference"]
 Positions = Literal["visual", "input"]
 Maximum = Literal["sample", "image"]
+Checkpointing = Literal["auto", "on", "off"]
 StepScaling = Literal["published", "tokens"]
 Index = Annotated[int, Field(ge=0)]
 Nats = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -115,6 +116,10 @@ class ReplayConfig(BaseModel):
     """``random``: put noise of the same norm in the place of each token's x, the control that a
     gain has to beat. It costs what replay costs."""
 
+    checkpointing: Checkpointing = Field("auto", description="auto, on or off")
+    """Whether the loop's decoder layers keep their inputs only and run again for the gradient, so
+    that long prompts fit; ``auto``: where the rest would not fit. It changes no result."""
+
     seed: int = Field(0, ge=0, description="a whole number from 0 on")
     """Seed of ``select=random``, ``x=random`` and of sampled answers."""
 
@@ -210,5 +215,6 @@ class ReplayConfig(BaseModel):
         return "before" if self.boundary == "reference" else "after"
 
     def fingerprint(self) -> str:
-        """Return 12 hexadecimal digits that change with any setting."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+        """Return 12 hexadecimal digits that change with any setting that may change a result."""
+        named = self.model_dump_json(exclude={"checkpointing"})
+        return hashlib.sha256(named.encode()).hexdigest()[:12]

@@ -18,6 +18,7 @@ from replay_core.divergence import masked_mean
 from replay_core.errors import UsageError
 from replay_core.lens import Lens, arithmetic
 from replay_core.model.call import DecoderCall
+from replay_core.model.checkpointing import SavedBytes
 from replay_core.model.vision import VisualFeatures
 from replay_core.targets import LayerTarget, ReplayTargets
 
@@ -32,7 +33,8 @@ class ReplayProblem:
 
     ``call`` is the policy's decoder call on the columns that hold the candidates, ``features`` are
     what x is added to. ``kept``, of each sample, is the x of its first visual tokens, found before,
-    which is not changed any more; None where there is none.
+    which is not changed any more; None where there is none. With ``recompute`` the decoder layers
+    keep their inputs only, and run once more in the backward pass.
     """
 
     call: DecoderCall
@@ -41,6 +43,7 @@ class ReplayProblem:
     targets: ReplayTargets
     config: ReplayConfig
     kept: Sequence[Tensor | None] = field(default=(), kw_only=True)
+    recompute: bool = field(default=False, kw_only=True)
 
     @cached_property
     def beginning(self) -> tuple[Tensor, Tensor]:
@@ -109,10 +112,28 @@ class ReplayProblem:
             total = total + self._layer_loss(states[layer][target.index], target)
         return total / self.candidates.visual.clamp(min=1)
 
+    @property
+    def depth(self) -> int:
+        """How many of the policy's decoder layers a step runs."""
+        if not self.targets.layers:
+            return 0
+        return max(self.targets.layers) + (self.config.side == "after")
+
+    def lens_bytes(self) -> int:
+        """Return the bytes that the lens keeps for a step's backward pass, by reading one layer."""
+        if not self.targets.layers:
+            return 0
+        target = next(iter(self.targets.layers.values()))
+        hidden = self.candidates.of(self.call.embeds, self.call)[target.index]
+        with torch.enable_grad(), SavedBytes(self.call.anatomy.model.parameters()) as saved:
+            self._layer_loss(hidden.detach().requires_grad_(), target)
+        rows = sum(len(target.index) for target in self.targets.layers.values())
+        return saved.total * rows // len(target.index)
+
     def _policy_states(self, embeds: Tensor) -> dict[int, Tensor]:
         """Return layer → (candidates, hidden) that is matched to the base after that layer."""
         layers, where = list(self.targets.layers), self.config.side
-        states = self.call.activations(layers, where=where, embeds=embeds)
+        states = self.call.activations(layers, where=where, embeds=embeds, recompute=self.recompute)
         return {layer: self.candidates.of(state, self.call) for layer, state in states.items()}
 
     def _layer_loss(self, hidden: Tensor, target: LayerTarget) -> Tensor:

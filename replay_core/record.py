@@ -83,6 +83,10 @@ class ReplayRecord(BaseModel):
     seconds: Seconds = Seconds()
     peak_memory_mb: float | None = None
     """Peak of the accelerator's memory during the batch; None on the CPU."""
+    estimated_memory_mb: float | None = None
+    """What the loop's gradient was estimated to keep, with nothing run again, in MiB."""
+    checkpointing: bool = False
+    """Whether the loop's layers ran again for the gradient, since that would not fit."""
     batch_size: int = 1
     finish_reason: str | None = None
     """``stop`` or ``length``; ``length`` means that the answer was cut."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from replay_core.errors import ReplayError
 from replay_core.injection import Injection
+from replay_core.memory import MemoryPlan
 from replay_core.model.vision import VisualFeatures
 from replay_core.outcome import Outcome, SampleReplay
 from replay_core.record import Seconds
@@ -20,7 +21,8 @@ class ReplayResult:
     ``delta`` is x, (visual tokens, hidden), in the order of the prompts, 0 where a sample is not
     steered; None, like ``features``, for a batch without visual tokens, and None with
     ``method=inject``, which leaves an ``injection``. ``samples`` tells, per sample, what happened.
-    ``seconds`` are the batch's, not yet shared out.
+    ``seconds`` are the batch's, not yet shared out; ``memory`` is how its loop was
+    chosen to run.
     """
 
     delta: Tensor | None
@@ -29,6 +31,7 @@ class ReplayResult:
     injection: Injection | None = None
     seconds: Seconds = field(default_factory=Seconds)
     peak_memory_mb: float | None = None
+    memory: MemoryPlan | None = None
     error: str | None = None
 
     def of(self, sample: int) -> Tensor | None:

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from replay_core.candidates import Window
 from replay_core.config import ReplayConfig
-from replay_core.descent import descend, describe, randomised
+from replay_core.descent import describe, randomised
 from replay_core.digest import token_digest
 from replay_core.errors import UsageError
 from replay_core.injection import CleanPass, Injection, clean_pass, injection_of
+from replay_core.memory import descend_in_memory
 from replay_core.meter import Meter
 from replay_core.model.anatomy import Anatomy
 from replay_core.model.devices import on_device
@@ -142,13 +143,18 @@ class Steered:
         given = (call, window.candidates, features, targets, self.config)
         problem = ReplayProblem(*given, kept=kept)
         before = meter.lap()
-        descent = descend(problem)
+        descent, memory = descend_in_memory(problem)
         if self.config.x == "random":
             descent = randomised(problem, descent, seeds)
         samples = describe(problem, descent)
         seconds = Seconds(base=before, loop=meter.lap())
         return ReplayResult(
-            descent.delta, features, samples, seconds=seconds, peak_memory_mb=meter.peak_mb
+            descent.delta,
+            features,
+            samples,
+            seconds=seconds,
+            peak_memory_mb=meter.peak_mb,
+            memory=memory,
         )
 
     def _inject(

@@ -1,7 +1,6 @@
 """Run a text decoder on the tokens and through the layers that are needed, and read activations."""
 
 import contextlib
-import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,9 @@ from transformers import DynamicCache
 
 from replay_core.errors import UsageError
 from replay_core.model.anatomy import Anatomy
+from replay_core.model.checkpointing import SavedBytes, checkpointed
 from replay_core.model.hooks import Reached, Where, capture, entering
+from replay_core.model.prefix import fresh
 from replay_core.model.vision import Inputs, VisualFeatures, without_pixels
 
 # What transformers calls the keys and values that a decoder is given: since 5.24, and before.
@@ -86,16 +87,33 @@ class DecoderCall:
         return replace(self, embeds=self.embeds[:, start:stop], arguments=arguments)
 
     def activations(
-        self, layers: Sequence[int], *, where: Where, embeds: Tensor | None = None
+        self,
+        layers: Sequence[int],
+        *,
+        where: Where,
+        embeds: Tensor | None = None,
+        recompute: bool = False,
     ) -> dict[int, Tensor]:
         """Return layer → (batch, tokens, hidden), running no layer that is not needed.
 
-        ``embeds`` replaces the input embeddings.
+        ``embeds`` replaces the input embeddings. With ``recompute`` the layers keep their inputs
+        only, and run once more in the backward pass.
         """
-        prefix = None if self.prefix is None else _fresh(self.prefix)
-        with capture(self.anatomy.layers, layers, where=where) as seen:
+        prefix = None if self.prefix is None else fresh(self.prefix)
+        running = list(self.anatomy.layers[: max(layers) + 1]) if recompute else []
+        with (
+            checkpointed(running),
+            capture(self.anatomy.layers, layers, where=where) as seen,
+        ):
             self._forward(self.embeds if embeds is None else embeds, prefix)
         return seen
+
+    def saved_bytes(self) -> int:
+        """Return the bytes that one decoder layer keeps for its backward pass, by running one."""
+        embeds = self.embeds.detach().requires_grad_()
+        with torch.enable_grad(), SavedBytes(self.anatomy.model.parameters()) as saved:
+            self.activations([0], where="after", embeds=embeds)
+        return saved.total
 
     def _forward(self, embeds: Tensor, cache: DynamicCache | None) -> None:
         decoder = self.anatomy.decoder
@@ -139,10 +157,3 @@ def decoder_call(anatomy: Anatomy, inputs: Inputs, features: VisualFeatures | No
                 "decoder as its encoder returns them"
             )
     return DecoderCall(anatomy, embeds, caught)
-
-
-def _fresh(prefix: DynamicCache) -> DynamicCache:
-    """Return a cache that grows without touching ``prefix``; the tensors are shared."""
-    cache = copy.copy(prefix)
-    cache.layers = [copy.copy(layer) for layer in prefix.layers]
-    return cache

@@ -360,9 +360,11 @@ def test_only_what_is_needed_runs(loaded: Loaded, boundary: str, name: str) -> N
         assert len(calls[f"{who}_vision"]) == 1
         assert calls[f"{who}_head"] == []
         assert calls[f"{who}_3"] == calls[f"{who}_4"] == []
-    # The prefix once; then the columns from the first to the last visual one.
+    # The prefix once; then the columns from the first to the last visual one. One more of the first
+    # layer tells what a layer keeps in memory.
     assert calls["base_0"] == calls["base_2"] == [first, window]
-    assert calls["policy_0"] == calls["policy_1"] == [first] + 4 * [window]
+    assert calls["policy_1"] == [first] + 4 * [window]
+    assert calls["policy_0"] == [first] + 5 * [window]
     assert first > 0
 
 
@@ -414,7 +416,7 @@ def test_candidates_of_the_whole_prompt_need_the_whole_window(one: Loaded) -> No
     steered = Steered(one.pair, stable(steps=1, positions="input"))
     with counted(**parts(one.pair)) as calls:
         steered.optimise(inputs)
-    assert calls["policy_0"] == 2 * [inputs["input_ids"].shape[1]]
+    assert calls["policy_1"] == 2 * [inputs["input_ids"].shape[1]]
 
 
 def test_no_weight_receives_a_gradient(loaded: Loaded) -> None:
