@@ -120,6 +120,10 @@ class ReplayConfig(BaseModel):
     """Whether the loop's decoder layers keep their inputs only and run again for the gradient, so
     that long prompts fit; ``auto``: where the rest would not fit. It changes no result."""
 
+    cuda_graphs: Literal["auto", "off"] = Field("auto", description="auto or off")
+    """Whether a step of the loop is recorded once and replayed, where it is one GPU's work and
+    short; the same kernels run, so it changes no result more than running twice does."""
+
     seed: int = Field(0, ge=0, description="a whole number from 0 on")
     """Seed of ``select=random``, ``x=random`` and of sampled answers."""
 
@@ -216,5 +220,5 @@ class ReplayConfig(BaseModel):
 
     def fingerprint(self) -> str:
         """Return 12 hexadecimal digits that change with any setting that may change a result."""
-        named = self.model_dump_json(exclude={"checkpointing"})
+        named = self.model_dump_json(exclude={"checkpointing", "cuda_graphs"})
         return hashlib.sha256(named.encode()).hexdigest()[:12]

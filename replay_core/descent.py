@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from replay_core.divergence import masked_mean
+from replay_core.model.graphs import Replayed
 from replay_core.outcome import Outcome, SampleReplay
 from replay_core.problem import ReplayProblem
 from replay_core.seeds import generators
@@ -41,32 +42,45 @@ def descend(problem: ReplayProblem) -> Descent:
     """
     config, features = problem.config, problem.features.flat
     start, held = problem.beginning
-    delta = start.clone().requires_grad_()
+    delta = start.clone()
     weight, rest = _weights(problem)
     owner = problem.owner
     empty = _without_target(problem)
     alive = torch.tensor([outcome is None for outcome in empty], device=features.device)
     history: list[Tensor] = []
-    best, best_loss = delta.detach().clone(), torch.full_like(alive, torch.inf, dtype=torch.float32)
+
+    def gradient_at() -> tuple[Tensor, Tensor]:
+        """Return each sample's loss at x, and the gradient of their weighted sum: no sample's rows
+        of it depend on another sample's loss."""
+        leaf = delta.detach().requires_grad_()
+        losses = problem.losses(leaf)
+        if not losses.requires_grad:  # nothing is matched
+            return losses, torch.zeros_like(delta)
+        (gradient,) = torch.autograd.grad((weight * losses).sum(), leaf)
+        return losses.detach(), gradient
+
+    best, best_loss = delta.clone(), torch.full_like(alive, torch.inf, dtype=torch.float32)
+    step_of = Replayed(gradient_at) if problem.graph else gradient_at
     for step in range(config.steps + 1):
-        with torch.set_grad_enabled(step < config.steps):
-            losses = problem.losses(delta)
-        history.append(losses.detach())
+        if step < config.steps:
+            losses, gradient = step_of()
+        else:
+            with torch.no_grad():
+                losses = problem.losses(delta)
+        history.append(losses.clone())
         alive = alive & losses.isfinite()
         if step == 0 and config.boundary == "aligned":
             alive = alive & (history[0] > problem.floor)
         better = alive & (history[-1] < best_loss)
         best_loss = torch.where(better, history[-1], best_loss)
-        best = torch.where(better[owner, None], delta.detach(), best)
+        best = torch.where(better[owner, None], delta, best)
         looks = step % _LOOK_EVERY == 0
         if step == config.steps or (looks and not (alive[owner] & ~held).any()):
             break
-        (gradient,) = torch.autograd.grad(torch.where(alive, weight * losses, 0).sum(), delta)
         alive = alive & (_count(~gradient.isfinite().all(-1), owner, alive) == 0)
-        with torch.no_grad():
-            moved = (alive[owner] & ~held)[:, None]
-            delta -= config.step_size * rest * gradient.masked_fill(~moved, 0)
-    kept = best if config.keep == "best" else delta.detach()
+        moved = (alive[owner] & ~held)[:, None]
+        delta -= config.step_size * rest * gradient.masked_fill(~moved, 0)
+    kept = best if config.keep == "best" else delta
     curves = torch.stack(history, dim=1).float()
     after = best_loss.float() if config.keep == "best" else curves[:, -1]
     outcomes = _named(problem, empty, alive, curves, after, kept)

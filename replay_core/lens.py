@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from replay_core.config import ReplayConfig
 from replay_core.divergence import kl
+from replay_core.head_rows import head_rows
 from replay_core.model.anatomy import Anatomy
 
 # Rows of the whole vocabulary that are held at once: 2**27 float32 values are 0.5 GB.
@@ -35,38 +35,17 @@ class Lens:
         read: Tensor = torch.func.functional_call(norm, weights, (hidden,))
         return read
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits (rows, vocabulary) of ``hidden`` (rows, hidden), on its device."""
-        normed = self.normed(hidden).to(self.anatomy.head.weight.device)
-        return self.whole(normed)[0].to(hidden.device)
-
-    def logits_at(self, hidden: Tensor, ids: Tensor) -> Tensor:
-        """Return the logits (rows, k) of the vocabulary entries ``ids`` (rows, k) only."""
-        normed = self.normed(hidden).to(self.anatomy.head.weight.device)
-        return self.gathered(normed, ids)[0].to(hidden.device)
-
-    def gathered(self, normed: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits (rows, k) at ``ids`` and the rows (rows, k, hidden) of the head for
-        them, from ``normed`` activations (rows, hidden) on the head's device."""
+    def logits(self, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Return the logits (rows, k) of ``hidden`` (rows, hidden) at the vocabulary entries
+        ``ids`` (rows, k), or at all where None, on the device of ``hidden``."""
         head = self.anatomy.head
-        ids = ids.to(head.weight.device)
-        weights = head.weight[ids].to(self.dtype)
-        logits = torch.einsum("rh,rkh->rk", normed, weights)
-        if head.bias is not None:
-            logits = logits + head.bias[ids].to(self.dtype)
-        return logits, weights
-
-    def whole(self, normed: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits (rows, vocabulary) and the head (vocabulary, hidden), likewise."""
-        head = self.anatomy.head
-        bias = None if head.bias is None else head.bias.to(self.dtype)
-        weights = head.weight.to(self.dtype)
-        return functional.linear(normed, weights, bias), weights
+        normed = self.normed(hidden).to(head.weight.device)
+        return head_rows(head, ids, self.dtype).logits(normed).to(hidden.device)
 
     def log_probs(self, hidden: Tensor, ids: Tensor | None) -> Tensor:
         """Return log-probabilities normalised over ``ids`` (rows, k), the vocabulary where None."""
         read = [
-            self.logits(hidden[rows]) if ids is None else self.logits_at(hidden[rows], ids[rows])
+            self.logits(hidden[rows], None if ids is None else ids[rows])
             for rows in self.slices(len(hidden), ids)
         ]
         return torch.log_softmax(torch.cat(read), -1)
@@ -126,17 +105,14 @@ class _Divergence(torch.autograd.Function):
         divergences = normed.new_empty(len(normed))
         gradient = torch.empty_like(normed) if ctx.needs_input_grad[0] else None
         for rows in lens.slices(len(normed), ids):
-            if ids is None:
-                logits, weights = lens.whole(normed[rows])
-            else:
-                logits, weights = lens.gathered(normed[rows], ids[rows])
-            policy = torch.log_softmax(logits, -1)
+            at = None if ids is None else ids[rows]
+            weights = head_rows(lens.anatomy.head, at, lens.dtype)
+            policy = torch.log_softmax(weights.logits(normed[rows]), -1)
             divergences[rows] = kl(log_probs[rows], policy)
             if gradient is not None:
                 base = log_probs[rows].exp()
                 by_logit = policy.exp() * base.sum(-1, keepdim=True) - base
-                into = "rv,vh->rh" if ids is None else "rk,rkh->rh"
-                gradient[rows] = torch.einsum(into, by_logit, weights)
+                gradient[rows] = weights.pulled(by_logit)
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return divergences

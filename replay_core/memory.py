@@ -1,4 +1,4 @@
-"""What the loop will keep for its backward pass, and whether that fits."""
+"""How the loop runs: whether what its gradient needs fits, and whether steps are recorded."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -12,17 +12,21 @@ from replay_core.problem import ReplayProblem
 
 # What is free is not all to be had: allocators round up and leave gaps.
 _USABLE = 0.9
+# From here on a step keeps a GPU busier than its launches keep the host.
+_RECORDED_TOKENS = 4096
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Whether decoder layers run again in the backward pass, and what is kept where they do not.
+    """Whether decoder layers run again in the backward pass, and whether steps are replayed.
 
-    ``needed_mb`` and ``free_mb`` are MiB, of the device that has least to spare; None where the
-    choice was the user's.
+    ``needed_mb`` is what a step keeps for its backward pass where nothing runs again, ``free_mb``
+    what could be had, both in MiB, of the device that has least to spare; None where nothing is
+    optimised.
     """
 
     recompute: bool
+    graph: bool = False
     needed_mb: float | None = None
     free_mb: float | None = None
 
@@ -37,29 +41,46 @@ def descend_in_memory(problem: ReplayProblem) -> tuple[Descent, MemoryPlan]:
     plan = memory_plan(problem)
     if not plan.recompute:
         try:
-            return descend(problem), plan
+            return descend(replace(problem, graph=plan.graph)), plan
         except torch.cuda.OutOfMemoryError:
             if problem.config.checkpointing == "off":
                 raise
         torch.cuda.empty_cache()
-    return descend(replace(problem, recompute=True)), replace(plan, recompute=True)
+    plan = replace(plan, recompute=True, graph=False)
+    return descend(replace(problem, recompute=True)), plan
 
 
 def memory_plan(problem: ReplayProblem) -> MemoryPlan:
-    """Return how the loop of ``problem`` will run: as ``config.checkpointing`` says, and with
-    ``auto`` as what one layer keeps, measured, says of all of them."""
-    asked = problem.config.checkpointing
-    if asked != "auto":
-        return MemoryPlan(asked == "on")
+    """Return how the loop of ``problem`` will run, from what one layer is measured to keep.
+
+    A recorded step keeps its memory beside that of the step that ran before it.
+    """
     if problem.depth == 0:
         return MemoryPlan(False)
     needed = needed_bytes(problem)
     spare = {device: free_bytes(device) for device in needed}
     tightest = min(needed, key=lambda device: spare[device] - needed[device])
+    asked, usable = problem.config.checkpointing, _USABLE * spare[tightest]
+    recompute = asked == "on" or (asked == "auto" and needed[tightest] > usable)
+    fits_twice = 2 * needed[tightest] <= usable
     return MemoryPlan(
-        needed[tightest] > _USABLE * spare[tightest],
+        recompute,
+        fits_twice and not recompute and _worth_recording(problem),
         needed[tightest] / 2**20,
         spare[tightest] / 2**20,
+    )
+
+
+def _worth_recording(problem: ReplayProblem) -> bool:
+    """Return whether a step is one GPU's work, and short enough to wait for its launches."""
+    anatomy, embeds = problem.call.anatomy, problem.call.embeds
+    parts = [anatomy.norm, anatomy.head, *anatomy.layers[: problem.depth]]
+    devices = {parameter.device for part in parts for parameter in part.parameters()}
+    return (
+        problem.config.cuda_graphs == "auto"
+        and devices == {embeds.device} == {problem.features.flat.device}
+        and embeds.device.type == "cuda"
+        and embeds.shape[0] * embeds.shape[1] <= _RECORDED_TOKENS
     )
 
 
@@ -68,12 +89,11 @@ def needed_bytes(problem: ReplayProblem) -> dict[torch.device, int]:
 
     One layer is run and its lens read; the others are taken to keep as much.
     """
-    anatomy, depth = problem.call.anatomy, problem.depth
-    layer, lens = problem.call.saved_bytes(), problem.lens_bytes()
+    layer = problem.call.saved_bytes()
     needed = Counter[torch.device]()
-    for index in range(depth):
-        needed[device_of(anatomy, index)] += layer
-    needed[problem.features.flat.device] += lens
+    for index in range(problem.depth):
+        needed[device_of(problem.call.anatomy, index)] += layer
+    needed[problem.features.flat.device] += problem.lens_bytes()
     return dict(needed)
 
 

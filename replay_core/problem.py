@@ -34,7 +34,8 @@ class ReplayProblem:
     ``call`` is the policy's decoder call on the columns that hold the candidates, ``features`` are
     what x is added to. ``kept``, of each sample, is the x of its first visual tokens, found before,
     which is not changed any more; None where there is none. With ``recompute`` the decoder layers
-    keep their inputs only, and run once more in the backward pass.
+    keep their inputs only, and run once more in the backward pass; with ``graph`` a step is
+    recorded as a CUDA graph.
     """
 
     call: DecoderCall
@@ -44,6 +45,7 @@ class ReplayProblem:
     config: ReplayConfig
     kept: Sequence[Tensor | None] = field(default=(), kw_only=True)
     recompute: bool = field(default=False, kw_only=True)
+    graph: bool = field(default=False, kw_only=True)
 
     @cached_property
     def beginning(self) -> tuple[Tensor, Tensor]:

@@ -117,7 +117,7 @@ def random_pair(
     with torch.no_grad():
         for weight in policy.get_decoder().layers.parameters():
             if weight.ndim == 2:
-                weight.add_(torch.randn_like(weight), alpha=0.02 * float(weight.std()))
+                weight.add_(torch.randn_like(weight), alpha=0.2 * float(weight.std()))
     return make_pair(policy, base, name="random")
 
 

@@ -52,7 +52,7 @@ def test_the_docstring_names_what_is_published_and_what_is_not() -> None:
     ours = {name for name in ReplayConfig.model_fields if f'``{name}="' in not_published}
     assert ours == {"boundary", "layers"}
     assert named == ReplayConfig.model_fields.keys() - ours - {
-        *("method", "seed", "strict", "checkpointing")
+        *("method", "seed", "strict", "checkpointing", "cuda_graphs")
     }
 
 
@@ -168,7 +168,10 @@ def test_reference_refuses_the_last_layer(layers: Any, shown: str) -> None:
 
 
 def test_fingerprint_changes_with_every_field() -> None:
-    assert OTHER_VALUES.keys() == ReplayConfig.model_fields.keys() - {"checkpointing"}
+    assert OTHER_VALUES.keys() == ReplayConfig.model_fields.keys() - {
+        "checkpointing",
+        "cuda_graphs",
+    }
     prints = [ReplayConfig(**{name: value}).fingerprint() for name, value in OTHER_VALUES.items()]
     prints.append(ReplayConfig().fingerprint())
     assert len(set(prints)) == len(prints)

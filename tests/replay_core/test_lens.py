@@ -65,7 +65,7 @@ def test_logits_at_are_the_same_logits(one: Loaded, bias: bool) -> None:
     ids = torch.stack([torch.randperm(384)[:5] for _ in hidden])
     expected = head(one.pair.policy.norm(hidden))
     torch.testing.assert_close(lens.logits(hidden), expected)
-    torch.testing.assert_close(lens.logits_at(hidden, ids), expected.gather(1, ids))
+    torch.testing.assert_close(lens.logits(hidden, ids), expected.gather(1, ids))
 
 
 def test_chunks_are_the_logits_in_pieces(one: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
