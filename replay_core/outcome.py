@@ -85,6 +85,10 @@ class Outcome(StrEnum):
         return self._remedy.replace("{}", prefix)
 
 
+FAULTS = (Outcome.OUT_OF_MEMORY, Outcome.FAILED)
+"""What kept a sample from being answered as it was meant to be, and might not the next time."""
+
+
 @dataclass(frozen=True)
 class SampleReplay:
     """What replay did to one sample. Losses in nats; norms are means of L2 norms per token."""

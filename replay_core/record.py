@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from replay_core.config import ReplayConfig
-from replay_core.outcome import Outcome, SampleReplay
+from replay_core.outcome import FAULTS, Outcome, SampleReplay
 from replay_core.pair.pair import Pair
 
 SCHEMA_VERSION = 1
@@ -128,7 +128,7 @@ def lasting(record: Mapping[str, Any]) -> bool:
     the moment, so that no store of answers may serve them to a later run. ``record`` has a record's
     fields; one without an outcome, as of a measurement, lasts.
     """
-    passing = (Outcome.OUT_OF_MEMORY, Outcome.FAILED, Outcome.UNREADABLE_INPUT)
+    passing = (*FAULTS, Outcome.UNREADABLE_INPUT)
     return record.get("outcome") not in passing and record.get("error") is None
 
 

@@ -11,6 +11,7 @@ from loguru import logger
 
 from replay_adapters.settings.run_options import PREFIX
 from replay_core import Outcome, ReplayRecord
+from replay_core.outcome import FAULTS
 from replay_core.record import ToolUse, lasting
 
 Key = tuple[str, Any]  # (task, document)
@@ -142,6 +143,26 @@ def report(summary: Mapping[str, Any]) -> None:
             f"replay: in {summary['rose']} of {summary['n']} answers the loss rose more than 5% "
             "above its start on the way; a lower replay_step_size descends more steadily"
         )
+
+
+def conclusion(runs: Sequence[Mapping[str, Any]]) -> tuple[str, int, int]:
+    """Return what the totals of several evaluations come to in one line.
+
+    Behind it stand how many answers there are, and how many of them ended in a fault.
+    """
+    counts: Counter[str] = Counter()
+    remedies: dict[str, str] = {}
+    for run in runs:
+        counts.update(run["outcomes"])
+        remedies |= run["remedies"]
+    outcomes = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    faults = [outcome.value for outcome in FAULTS if counts[outcome.value]]
+    told = "".join(f"; {name}: {remedies[name]}" for name in faults)
+    return (
+        f"{counts.total()} answers: {outcomes}{told}",
+        counts.total(),
+        sum(counts[name] for name in faults),
+    )
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
