@@ -131,9 +131,12 @@ def sometimes(*arguments, **options):
 sys.argv[0] = "lmms_eval"
 DecoderCall.activations = sometimes
 arguments = list(sys.argv)
-for folder in ("first", "again"):
+for folder, code in (("first", 3), ("again", None)):
     sys.argv[1:] = [*arguments[1:], "--output_path", folder]
-    launcher.main()
+    try:
+        launcher.main()
+    except SystemExit as ended:
+        assert ended.code == code, ended.code
 """
 
 
