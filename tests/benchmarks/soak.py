@@ -2,10 +2,10 @@
 
     nice -n 10 python -m tests.benchmarks.soak [--samples 2000] [--batch-size 4]
 
-Everything is the real harness and the embedded pair demo_narrow at its preset; documents are those
-of ``replay_demo``, drawn with its seed, as many as are asked for. Every 50 samples a line goes to
-``tests/benchmarks/results/soak.csv``. What is worth quoting is the growth from sample 200 on: before
-it, caches fill. ``tests/replay_adapters/lmms_eval/test_soak.py`` runs a short one.
+Everything is the real harness and the embedded pair demo_narrow at its preset; the documents are
+those of ``replay_demo``, drawn with its seed, as many as asked for. Every 50 samples a line goes to
+``tests/benchmarks/results/soak.csv``. Worth quoting is the growth from sample 200 on: before it,
+caches fill. ``tests/replay_adapters/lmms_eval/test_soak.py`` runs a short one.
 """
 
 import argparse
