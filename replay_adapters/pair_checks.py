@@ -64,9 +64,10 @@ def items_of(given: str) -> int:
         return int(given)
     known = {name: one.n for name, one in benchmarks().items() if one.n is not None}
     if given.lower() not in known:
+        hint = did_you_mean(given.lower(), known)
         raise UsageError(
-            f"--items {given} is not allowed; {did_you_mean(given.lower(), known)}allowed: a number "
-            f"above 0, or one of {', '.join(sorted(known))}"
+            f"--items {given} is not allowed; {hint}allowed: a number above 0, or one of "
+            f"{', '.join(sorted(known))}"
         )
     return known[given.lower()]
 

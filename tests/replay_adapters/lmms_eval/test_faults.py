@@ -10,6 +10,7 @@ from replay_adapters.lmms_eval.launcher import _Ended
 from tests.replay_adapters.conftest import Ended
 from tests.support.faulty import FULL
 
+TOLD = {"remedies": {"failed": "do"}, "errors": {"failed": "why"}}
 FAULTS = {1: "loop", 2: "nan", 4: "vision", 5: "decode", 6: "base"}
 SCRIPT = """
 import json, sys
@@ -89,10 +90,10 @@ def test_faults_stand_in_the_exit_code_and_in_the_last_line(ended):
     assert last_line(ended["whole"], "whole") == "lmms_eval: 8 answers: applied 8"
     told = last_line(ended["faulty"], "faulty")
     assert told.startswith(
-        "lmms_eval: 8 answers: applied 3, failed 1, non_finite 1, out_of_memory 3; out_of_memory: "
-        "take fewer pixels"
+        "lmms_eval: 8 answers: applied 3, failed 1, non_finite 1, out_of_memory 3; out_of_memory "
+        f"(OutOfMemoryError: {FULL}): take fewer pixels"
     )
-    assert "; failed: the record's error and the log say what it was" in told
+    assert "; failed (ValueError: the base's pass went wrong): the record's error and the " in told
     assert ended["faulty"].results["replay"]["totals"]["outcomes"]["out_of_memory"] == 3
     assert "Traceback" in ended["faulty"].output  # where the exception came from
 
@@ -109,7 +110,7 @@ def test_strict_raises_the_first_of_them(ended):
     [
         ({"applied": 3}, [], 0, "3 answers: applied 3"),
         ({"applied": 3, "unreadable_input": 1}, [], 0, "4 answers: applied 3, unreadable_input 1"),
-        ({"applied": 3, "failed": 1}, [], 3, "4 answers: applied 3, failed 1; failed: do"),
+        ({"applied": 3, "failed": 1}, [], 3, "4 answers: applied 3, failed 1; failed (why): do"),
         ({"failed": 2}, [], 1, "failed: no sample was answered as it was meant to be; 2 answers"),
         ({"failed": 2}, ["a.json is cut"], 1, "failed: a.json is cut; 2 answers: failed 2"),
         (None, ["ValueError: x"], 1, "failed: ValueError: x"),
@@ -117,7 +118,7 @@ def test_strict_raises_the_first_of_them(ended):
     ],
 )
 def test_what_a_command_comes_to(outcomes, failures, code, start):
-    totals = [] if outcomes is None else [{"outcomes": outcomes, "remedies": {"failed": "do"}}]
+    totals = [] if outcomes is None else [{"outcomes": outcomes, **TOLD}]
     found, told = _Ended(failures, totals).verdict()
     assert found == code
     assert told.startswith(start)
