@@ -3,7 +3,6 @@
 x ← x - α ∂L/∂x, from x = 0, or from what is kept of an earlier x
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -44,9 +43,6 @@ def descend(problem: ReplayProblem) -> Descent:
     start, held = problem.beginning
     delta = start.clone().requires_grad_()
     weight, rest = _weights(problem)
-    step_size = config.step_size * rest
-    if step_size > torch.finfo(torch.float32).max:  # which torch refuses to multiply by
-        step_size = math.inf
     owner = problem.owner
     empty = _without_target(problem)
     alive = torch.tensor([outcome is None for outcome in empty], device=features.device)
@@ -69,7 +65,7 @@ def descend(problem: ReplayProblem) -> Descent:
         alive = alive & (_count(~gradient.isfinite().all(-1), owner, alive) == 0)
         with torch.no_grad():
             moved = (alive[owner] & ~held)[:, None]
-            delta -= (step_size * gradient).masked_fill(~moved, 0)
+            delta -= config.step_size * rest * gradient.masked_fill(~moved, 0)
     kept = best if config.keep == "best" else delta.detach()
     curves = torch.stack(history, dim=1).float()
     after = best_loss.float() if config.keep == "best" else curves[:, -1]

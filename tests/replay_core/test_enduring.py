@@ -298,7 +298,7 @@ def test_the_machines_memory_really_runs_out() -> None:
 
 
 def test_an_enormous_step_ends_as_non_finite(both: tuple[Loaded, dict[str, Any]]) -> None:
-    """1e300 has no float32, so that torch would refuse to multiply by it."""
+    """1e300 has no float32: x is infinite, or no number, behind the first step."""
     loaded, inputs = both
     plain = answer(Steered(loaded.pair, stable(method="none")), inputs, greedy())
     for scaling in ("published", "tokens"):
