@@ -75,8 +75,10 @@ def write_broken_clips(folder: Path) -> dict[str, Path]:
     write_clip(folder / "long_drawn.mp4", 8, size=(4400, 20))
     _write_sound(folder / "sound_only.mp4")
     kinds = [*contents, "long_drawn", "sound_only"]
-    hostile = {"many_frames": hostile_clips(folder)["many frames"]}
-    return {kind: folder / f"{kind}.mp4" for kind in kinds} | hostile
+    hostile = hostile_clips(folder)
+    hostile["many frames"].rename(folder / "many_frames.mp4")
+    hostile["large frames"].unlink()
+    return {kind: folder / f"{kind}.mp4" for kind in [*kinds, "many_frames"]}
 
 
 def _write_sound(path: Path) -> None:
