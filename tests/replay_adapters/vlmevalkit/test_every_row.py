@@ -143,7 +143,7 @@ def test_broken_clips_are_named_and_scored_as_wrong(whole, arm):
     outcomes = [line["replay"][0]["outcome"] for line in ours.lines]
     assert "unreadable_input" not in outcomes[:2]
     assert outcomes[2:] == ["unreadable_input"] * 7
-    kinds = ("empty", "garbage", "cut", "damaged", "long_drawn", "sound_only")
+    kinds = ("empty", "garbage", "cut", "damaged", "long_drawn", "sound_only", "many_frames")
     for line, kind in zip(ours.lines[2:], kinds, strict=True):
         assert kind in line["replay"][0]["error"]
         assert line["scores"] == [0.0]
