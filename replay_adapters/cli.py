@@ -91,15 +91,35 @@ def conversation(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    pair: Annotated[
+        str | None, typer.Argument(help="A shipped pair, or a pair file: check it, too.")
+    ] = None,
+    model_args: Annotated[
+        str, typer.Option(help="Options of a run, as replay_step_size=40,dtype=float32.")
+    ] = "",
+    items: Annotated[
+        str | None,
+        typer.Option(help="Say how long a data set takes: a number of items, or MathVista …"),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="The picture to ask about; one is drawn without.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 …; a GPU if there is one, without.")
+    ] = None,
+) -> None:
     """Compare what is installed with the tested set, and answer one item in each harness.
 
-    The exit code is 1 where something is known to break, or a harness does not answer.
+    With PAIR, load it instead and check what a run relies on, with one prompt: that policy and base
+    are compatible, that zero steps are the plain policy bit for bit, that the loss of a self-pair
+    is zero and a sample's own falls, what it costs. The exit code is 1 where a line fails.
     """
-    from replay_adapters.doctor import examine
+    from replay_adapters.doctor import examine, examine_pair
 
+    lines = examine() if pair is None else examine_pair(pair, model_args, items, image, device)
     ill = 0
-    for line, well in examine():
+    for line, well in lines:
         typer.echo(line)
         ill += not well
     raise typer.Exit(code=min(ill, 1))

@@ -5,7 +5,10 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import NoReturn
 
+FAILED = 1
 BAD_INPUT = 2
+FAULTY = 3
+"""Everything was answered and scored, but some samples ended in a fault."""
 
 
 class Harness(StrEnum):

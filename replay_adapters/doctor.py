@@ -1,6 +1,7 @@
 """Whether this environment can be trusted: versions beside the tested ones, a real answer each."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -8,12 +9,14 @@ from dataclasses import dataclass
 from importlib.metadata import distributions, requires
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from replay_adapters.settings.resources import resource
+from replay_core import UsageError
 
 MISSING = "not installed"
 
@@ -140,7 +143,20 @@ def failure_of(harness: str) -> str | None:
 
 
 def examine() -> Iterator[tuple[str, bool]]:
-    """Yield the report line by line, and whether each line is well."""
+    """Yield the report on an installation line by line, and whether each line is well."""
+    yield from versions()
+    installed = installed_versions()
+    for harness in _ANSWER:
+        if harness not in installed:
+            yield f"{harness:<20}{MISSING}", True
+            continue
+        failure = failure_of(harness)
+        told = f"does not answer: {failure}" if failure else "answers"
+        yield f"{harness:<20}{installed[harness]} {told}", failure is None
+
+
+def versions() -> Iterator[tuple[str, bool]]:
+    """Yield what is installed, where it differs from the tested set, and whether that is well."""
     import torch
 
     installed, tested = installed_versions(), pinned_versions()
@@ -160,10 +176,32 @@ def examine() -> Iterator[tuple[str, bool]]:
     pins = resource("configs") / "tested.txt"
     how = f"; pip install --constraint {pins} … takes the tested ones" if found else ""
     yield f"{'tested set':<20}{len(found)} of {len(tested)} packages differ{how}", True
-    for harness in _ANSWER:
-        if harness not in installed:
-            yield f"{harness:<20}{MISSING}", True
-            continue
-        failure = failure_of(harness)
-        told = f"does not answer: {failure}" if failure else "answers"
-        yield f"{harness:<20}{installed[harness]} {told}", failure is None
+
+
+def examine_pair(
+    pair: str, options: str, items: str | None, image: Path | None, device: str | None
+) -> Iterator[tuple[str, bool]]:
+    """Yield the report on a pair line by line, and whether each line is well.
+
+    Raises:
+        UsageError: there is no such pair, option, data set or picture.
+    """
+    import torch
+
+    from replay_adapters.console import quiet_logs
+    from replay_adapters.pair_checks import check_pair, items_of
+
+    arguments: dict[str, Any] = {"pair": pair}
+    for part in filter(None, re.split(r",(?![^\[]*\])", options)):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise UsageError(f"--model-args {options} is not a list of name=value pairs")
+        arguments[name.strip()] = value.strip()
+    count = None if items is None else items_of(items)
+    if image is not None and not image.is_file():
+        raise UsageError(f"--image {image} is no file")
+    quiet_logs()
+    yield from versions()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    for check in check_pair(arguments, device=device, items=count, image=image):
+        yield str(check), check.well

@@ -7,6 +7,7 @@ import psutil  # type: ignore[import-untyped]
 import torch
 
 from replay_core.descent import Descent, descend
+from replay_core.faults import out_of_memory
 from replay_core.model.anatomy import Anatomy
 from replay_core.problem import ReplayProblem
 
@@ -36,14 +37,15 @@ def descend_in_memory(problem: ReplayProblem) -> tuple[Descent, MemoryPlan]:
     keep would not fit, or did not.
 
     Raises:
-        torch.cuda.OutOfMemoryError: it does not fit as ``config.checkpointing`` asks for.
+        torch.OutOfMemoryError, MemoryError or RuntimeError: it does not fit as
+            ``config.checkpointing`` asks for.
     """
     plan = memory_plan(problem)
     if not plan.recompute:
         try:
             return descend(replace(problem, graph=plan.graph)), plan
-        except torch.cuda.OutOfMemoryError:
-            if problem.config.checkpointing == "off":
+        except Exception as error:
+            if problem.config.checkpointing == "off" or not out_of_memory(error):
                 raise
         torch.cuda.empty_cache()
     plan = replace(plan, recompute=True, graph=False)

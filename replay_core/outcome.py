@@ -57,9 +57,17 @@ class Outcome(StrEnum):
     )
     OUT_OF_MEMORY = (
         "out_of_memory",
-        "the loop did not fit into memory, so the plain policy answered",
-        "take smaller batches or fewer pixels, or hold the base elsewhere ({}base_device), and run "
+        "the loop did not fit into memory, so the plain policy answered; where its answer did not "
+        "fit either, it is empty",
+        "take fewer pixels or new tokens, or hold the base elsewhere ({}base_device), and run "
         "again",
+    )
+    FAILED = (
+        "failed",
+        "an exception ended the loop, so the plain policy answered; where it failed too, the "
+        "answer is empty",
+        "the record's error and the log say what it was; run again, with {}strict=true to stop "
+        "there",
     )
     UNREADABLE_INPUT = (
         "unreadable_input",
@@ -75,6 +83,10 @@ class Outcome(StrEnum):
         harness).
         """
         return self._remedy.replace("{}", prefix)
+
+
+FAULTS = (Outcome.OUT_OF_MEMORY, Outcome.FAILED)
+"""What kept a sample from being answered as it was meant to be, and might not the next time."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from replay_core.config import ReplayConfig
-from replay_core.outcome import Outcome, SampleReplay
+from replay_core.outcome import FAULTS, Outcome, SampleReplay
 from replay_core.pair.pair import Pair
 
 SCHEMA_VERSION = 1
@@ -124,11 +124,11 @@ def answer_fields(
 def lasting(record: Mapping[str, Any]) -> bool:
     """Return whether the same command would end in the same outcome again.
 
-    It need not where memory ran out, a file could not be read or an error is told: these depend on
+    It need not where memory ran out, a file could not be read, or something failed: these depend on
     the moment, so that no store of answers may serve them to a later run. ``record`` has a record's
     fields; one without an outcome, as of a measurement, lasts.
     """
-    passing = (Outcome.OUT_OF_MEMORY, Outcome.UNREADABLE_INPUT)
+    passing = (*FAULTS, Outcome.UNREADABLE_INPUT)
     return record.get("outcome") not in passing and record.get("error") is None
 
 

@@ -12,6 +12,7 @@ from replay_core.config import ReplayConfig
 from replay_core.descent import describe, randomised
 from replay_core.digest import token_digest
 from replay_core.errors import UsageError
+from replay_core.faults import out_of_memory, told
 from replay_core.injection import CleanPass, Injection, clean_pass, injection_of
 from replay_core.memory import descend_in_memory
 from replay_core.meter import Meter
@@ -89,7 +90,8 @@ class Steered:
         Raises:
             UsageError: there is not one seed for each sample, or pixels are missing.
             ReplayError: with ``config.strict``, when a sample diverges or is not finite.
-            torch.cuda.OutOfMemoryError: with ``config.strict``; else an outcome, like those.
+            torch.OutOfMemoryError, MemoryError or RuntimeError: memory ran out, with
+                ``config.strict``; else an outcome, like those.
         """
         meter = Meter(self.pair.policy.model.device)
         batch = len(inputs["input_ids"])
@@ -102,18 +104,19 @@ class Steered:
         with torch.inference_mode(False), torch.enable_grad(), frozen(policy, base):
             inputs = savable(left_padded(inputs))
             seeds = self.seeds(inputs) if seeds is None else seeds
-            features = visual_features(policy, inputs)
-            if features is None and not (injects and self.config.positions == "input"):
-                return ReplayResult.untouched(Outcome.NO_VISUAL_TOKENS, batch)
+            features = None
             try:
+                features = visual_features(policy, inputs)
+                if features is None and not (injects and self.config.positions == "input"):
+                    return ReplayResult.untouched(Outcome.NO_VISUAL_TOKENS, batch)
                 if features is None or injects:
                     result = self._inject(inputs, features, seeds, meter)
                 else:
                     result = self._replay(inputs, features, targets, seeds, meter, kept)
-            except torch.cuda.OutOfMemoryError as error:
-                if self.config.strict:
+            except Exception as error:
+                if self.config.strict or not out_of_memory(error):
                     raise
-                problem = str(error).splitlines()[0]
+                problem = told(error)
             else:
                 if self.config.strict:
                     raise_failure(result.samples)

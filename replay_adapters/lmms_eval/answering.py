@@ -10,7 +10,8 @@ from replay_adapters.lmms_eval.journal import BatchJournal
 from replay_adapters.lmms_eval.unreadable import taken_back
 from replay_adapters.session.session import Session
 from replay_core import Outcome, ReplayRecord, Steered
-from replay_core.answer import Recent, answer
+from replay_core.answer import Recent
+from replay_core.enduring import Enduring
 from replay_core.model.vision import Inputs
 from replay_core.outcome import SampleReplay
 from replay_core.record import make_record
@@ -28,6 +29,7 @@ class Answerer:
 
     def __init__(self, steered: Steered, journal: BatchJournal | None) -> None:
         self._steered, self._recent, self._journal = steered, Recent(steered), journal
+        self._enduring = Enduring(steered)
         self.reuse = False
         self._kept: dict[tuple[Any, ...], Tensor | None] = {}
         self.stop: tuple[str, Any] | None = None
@@ -72,12 +74,16 @@ class Answerer:
                 stopping = {"tokenizer": self.stop[1]}
             key = self._journal.key(inputs, generation, seeds) if self._journal else ""
             found = self._journal.find(key, prompt) if self._journal else None
-            result = None
-            if found is None or (self.reuse and rows[0].turn is not None):
-                result = self._optimised(rows, inputs, own, again=again)
+            if found is not None and self.reuse and rows[0].turn is not None:
+                self._optimised(rows, inputs, own, again=again)
             if found is None:
                 how = {**generation, **stopping}
-                new = answer(self._steered, inputs, how, seeds=seeds, result=result)
+
+                def steer(part: Inputs, places: Sequence[int]) -> ReplayResult:
+                    asked = [rows[at] for at in places]
+                    return self._optimised(asked, part, [own[at] for at in places], again=again)
+
+                new = self._enduring.answer(inputs, how, seeds=seeds, optimise=steer)
                 if self._journal:
                     self._journal.keep(key, new.new, new.records)
                 found = new.ids, list(new.records)

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Features, Image
 from PIL import Image as Pictures
 
-from replay_adapters.media import DECODER_FAULTS, UnreadableInput, is_fault, told
+from replay_adapters.media import UnreadableInput, is_decoders_fault, told
 
 _WHY = "activation_replay_unreadable"
 
@@ -22,8 +22,8 @@ class TolerantImage(Image):
         """Return the picture of a path or of bytes."""
         try:
             return super().decode_example(value, token_per_repo_id)
-        except DECODER_FAULTS as error:
-            if isinstance(error, OSError) and not is_fault(error):
+        except Exception as error:
+            if not is_decoders_fault(error):
                 raise
             return _stand_in(f"{_name(value)}: {told(error)}")
 

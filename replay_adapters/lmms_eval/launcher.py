@@ -6,9 +6,11 @@ Upstream ends with 0 when an evaluation failed, and has a script ``lmms-eval`` o
 import argparse
 import functools
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from replay_adapters.console import check_transformers, refuse
+from replay_adapters.console import FAILED, FAULTY, check_transformers, refuse
 from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.settings.help import asks_for_help, lmms_eval_options, print_help
 
@@ -16,13 +18,15 @@ if TYPE_CHECKING:
     from replay_adapters.session.session import Session
 
 PROGRAM = "lmms_eval"
-FAILED = 1
 # What ``--tasks`` also takes: the names that there are.
 LISTS = ("list", "list_groups", "list_tags", "list_subtasks")
 
 
 def main() -> None:
-    """Run lmms-eval's command line on ``sys.argv``; exit with 2 on bad input, 1 on a failure."""
+    """Run lmms-eval's command line on ``sys.argv``; exit with 2 on bad input, 1 on a failure.
+
+    With 3 where everything was answered and scored, but some samples ended in a fault.
+    """
     check_transformers(PROGRAM, "lmms-eval")
     if asks_for_help(sys.argv[1:]):
         from lmms_eval.cli import dispatch
@@ -39,12 +43,36 @@ def main() -> None:
         import lmms_eval.__main__ as harness
         from lmms_eval.cli import dispatch
 
-        failures: list[str] = []
-        harness.cli_evaluate_single = _noting(harness.cli_evaluate_single, failures)
+        ended = _Ended()
+        harness.cli_evaluate_single = _noting(harness.cli_evaluate_single, ended)
         dispatch.main()
-    if failures:
-        print(f"lmms_eval: failed: {'; '.join(failures)}", file=sys.stderr)
-        sys.exit(FAILED)
+    code, told = ended.verdict()
+    if told:
+        print(f"{PROGRAM}: {told}", file=sys.stderr)
+    if code:
+        sys.exit(code)
+
+
+@dataclass
+class _Ended:
+    """What the evaluations of a command line came to."""
+
+    failures: list[str] = field(default_factory=list)
+    totals: list[Mapping[str, Any]] = field(default_factory=list)
+    """Of those by our models, in the process that gathers them."""
+
+    def verdict(self) -> tuple[int, str]:
+        """Return the exit code, and what to say last; nothing where there is nothing to say."""
+        if not self.totals:
+            return (FAILED, f"failed: {'; '.join(self.failures)}") if self.failures else (0, "")
+        from replay_adapters.session.records import conclusion
+
+        told, answers, faults = conclusion(self.totals)
+        if self.failures:
+            return FAILED, f"failed: {'; '.join(self.failures)}; {told}"
+        if faults == answers > 0:
+            return FAILED, f"failed: no sample was answered as it was meant to be; {told}"
+        return (FAULTY if faults else 0), told
 
 
 def _check_early(argv: list[str], session: "Session") -> None:
@@ -54,6 +82,10 @@ def _check_early(argv: list[str], session: "Session") -> None:
         parser.add_argument(name, default="")
     parser.add_argument("--batch_size", "-b", default="1")
     asked, _ = parser.parse_known_args(argv)
+    if not asked.model or asked.model in MODEL_NAMES:  # none: a --config file names them
+        from replay_adapters.lmms_eval.processes import count_processes_on_the_cpu
+
+        count_processes_on_the_cpu()
     if asked.model not in MODEL_NAMES or asked.tasks in LISTS:
         return
     from replay_adapters.lmms_eval.arguments import check_arguments, parse_model_args
@@ -70,7 +102,7 @@ def _check_early(argv: list[str], session: "Session") -> None:
     session.resolved.checkpoint(settings)
 
 
-def _noting(evaluate: Any, failures: list[str]) -> Any:
+def _noting(evaluate: Any, ended: _Ended) -> Any:
     """Return ``cli_evaluate_single`` with its failures noted, which upstream only prints."""
 
     @functools.wraps(evaluate)
@@ -87,11 +119,13 @@ def _noting(evaluate: Any, failures: list[str]) -> Any:
         except UsageError as error:
             refuse(PROGRAM, error)
         except Exception as error:
-            failures.append(_told(error))
+            ended.failures.append(_told(error))
             raise
         results, samples = outcome
         if results is not None and args.output_path:
-            failures.extend(incomplete(args.output_path, results, samples))
+            ended.failures.extend(incomplete(args.output_path, results, samples))
+        if results is not None and "replay" in results:
+            ended.totals.append(results["replay"]["totals"])
         return outcome
 
     return noting

@@ -8,7 +8,7 @@ from accelerate import PartialState
 from loguru import logger
 from torch import Tensor
 
-from replay_adapters.lmms_eval import patches
+from replay_adapters.lmms_eval import patches, processes
 from replay_adapters.lmms_eval.answering import Answerer
 from replay_adapters.lmms_eval.arguments import (
     check_architecture,
@@ -56,7 +56,7 @@ class ReplayMixin(Replaying):
         if self.settings.protocol.max_num_frames is not None and "max_num_frames" in rest:
             rest[self.frames_argument] = rest.pop("max_num_frames")
         check_known(self.parent_name, super().__init__, rest)
-        device = str(rest.pop("device", None) or PartialState().device)
+        device = processes.own_device(rest.pop("device", None))
         device_map = rest.pop("device_map", None) or device
         loading = {"device_map": device_map, "dtype": self.settings.dtype or self.default_dtype}
         flash = "flash_attention_2" if rest.get("use_flash_attention_2") else None
@@ -68,7 +68,8 @@ class ReplayMixin(Replaying):
         self.answerer: Any = Answerer(Steered(self.pair, self.settings.config), journal)
         self.answerer.reuse = self.settings.turns == "reuse"
         policy, source = self.pair.policy.model, processor_of(self.settings).source
-        with standin.constructor_takes(policy):
+        alone = processes.constructors_without_cuda(type(self))
+        with standin.constructor_takes(policy), alone:
             super().__init__(pretrained=source, device=device, device_map=device_map, **rest)
         self._replaying: Any = standin.WithGenerate(policy, escaping(self._generate))
         system_prompt = self.settings.protocol.system_prompt

@@ -17,6 +17,7 @@ from replay_adapters.lmms_eval.arguments import parse_generation, tell_seed
 from replay_adapters.lmms_eval.judges import check_tasks
 from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.lmms_eval.scoring import no_option_is_wrong, scorers, scoring_threads
+from replay_adapters.media import let_decord_read_headers_first
 from replay_adapters.session.records import summed
 from replay_adapters.session.session import (
     ContextThreads,
@@ -41,6 +42,7 @@ def install() -> None:
     write_records()
     let_threads_see_the_session()
     score_unparsable_hrbench_answers()
+    let_decord_read_headers_first()
 
 
 def find_plugin_tasks(task_manager: type) -> None:

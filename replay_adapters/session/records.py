@@ -11,6 +11,8 @@ from loguru import logger
 
 from replay_adapters.settings.run_options import PREFIX
 from replay_core import Outcome, ReplayRecord
+from replay_core.errors import shown
+from replay_core.outcome import FAULTS
 from replay_core.record import ToolUse, lasting
 
 Key = tuple[str, Any]  # (task, document)
@@ -76,9 +78,9 @@ class RecordBook:
 def totals(records: Iterable[Mapping[str, Any] | ReplayRecord]) -> dict[str, Any]:
     """Return what a run's records add up to: counts of outcomes, mean losses, seconds, cut answers.
 
-    ``remedies`` says what to do about an outcome. Losses are means over the ``applied`` samples, in
-    nats; ``rose`` counts the samples whose loss rose on its way, ``no_answer`` the texts without a
-    final answer; seconds are per sample.
+    ``remedies`` says what to do about an outcome, ``errors`` what the first of its samples met
+    with. Losses are means over the ``applied`` samples, in nats; ``rose`` counts the samples whose
+    loss rose on its way, ``no_answer`` the texts without a final answer; seconds are per sample.
     """
     rows = [
         row.model_dump(mode="json") if isinstance(row, ReplayRecord) else row for row in records
@@ -90,6 +92,7 @@ def totals(records: Iterable[Mapping[str, Any] | ReplayRecord]) -> dict[str, Any
         "n": len(rows),
         "outcomes": counts,
         "remedies": {name: remedy for name in counts if (remedy := Outcome(name).remedy(PREFIX))},
+        "errors": _errors(rows),
         "loss_before": _mean(row["loss_before"] for row in applied),
         "loss_after": _mean(row["loss_after"] for row in applied),
         "rose": sum(bool(row.get("rose")) for row in rows),
@@ -142,6 +145,39 @@ def report(summary: Mapping[str, Any]) -> None:
             f"replay: in {summary['rose']} of {summary['n']} answers the loss rose more than 5% "
             "above its start on the way; a lower replay_step_size descends more steadily"
         )
+
+
+def conclusion(runs: Sequence[Mapping[str, Any]]) -> tuple[str, int, int]:
+    """Return what the totals of several evaluations come to in one line.
+
+    Behind it stand how many answers there are, and how many of them ended in a fault.
+    """
+    counts: Counter[str] = Counter()
+    remedies: dict[str, str] = {}
+    errors: dict[str, str] = {}
+    for run in runs:
+        counts.update(run["outcomes"])
+        remedies |= run["remedies"]
+        errors = {**run["errors"], **errors}
+    outcomes = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    faults = [outcome.value for outcome in FAULTS if counts[outcome.value]]
+    told = "".join(
+        f"; {name} ({errors.get(name, 'no error')}): {remedies[name]}" for name in faults
+    )
+    return (
+        f"{counts.total()} answers: {outcomes}{told}",
+        counts.total(),
+        sum(counts[name] for name in faults),
+    )
+
+
+def _errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return outcome → the first error that a record of it tells."""
+    found: dict[str, str] = {}
+    for row in rows:
+        if row.get("error"):
+            found.setdefault(str(row["outcome"]), shown(row["error"], most=200))
+    return found
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

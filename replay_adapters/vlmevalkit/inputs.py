@@ -14,11 +14,14 @@ from urllib.parse import urlparse
 
 from PIL import Image
 
-from replay_adapters.media import UnreadableInput, check_picture, is_fault, told
-
-# More pixels are a warning, twice as many an error; PIL's own value, which upstream replaces by
-# 1e9, enough for 6 GB of a picture that is a few kilobytes on the disk.
-PIXEL_LIMIT = 1024**3 // 4 // 3
+from replay_adapters.media import (
+    PIXEL_LIMIT,
+    UnreadableInput,
+    check_header,
+    check_picture,
+    is_fault,
+    told,
+)
 
 
 class UnreadPrompt(list[dict[str, Any]]):
@@ -55,11 +58,17 @@ def built(build: Callable[..., Any], row: Any, *given: Any, **more: Any) -> Any:
 
 
 def check_present(message: list[dict[str, Any]]) -> None:
-    """Raise UnreadableInput for a picture or clip that is no file; upstream says nothing of it."""
+    """Raise UnreadableInput for a picture or clip that is no file, and for a hostile header.
+
+    Upstream says nothing of the one, and takes memory for the other.
+    """
     for part in message:
         value = part["value"] if part.get("type") in ("image", "video") else None
-        if isinstance(value, str) and not urlparse(value).scheme and not Path(value).is_file():
-            raise UnreadableInput(f"{value}: there is no such file")
+        if isinstance(value, str) and not urlparse(value).scheme:
+            if not Path(value).is_file():
+                raise UnreadableInput(f"{value}: there is no such file")
+            if part["type"] == "video":
+                check_header(value)
 
 
 class Reading:

@@ -2,8 +2,9 @@
 
 Beside the script's own arguments it takes ``--replay NAME=VALUE,…`` (options for this package's
 models of ``--model``), ``--samples K`` and ``--vlmevalkit DIR`` (a checkout to run instead of the
-installed package). Upstream ends with 0 whatever failed; this command ends with 2 on bad input and
-with 1 when a row of a set was not answered, or a set not evaluated; the last line tells which.
+installed package). Upstream ends with 0 whatever failed; this command ends with 2 on bad input,
+with 1 when a row of a set was not answered, or a set not evaluated, and with 3 when a row ended in
+a fault (out of memory, an exception); the last line tells which.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from replay_adapters.console import check_transformers, refuse
+from replay_adapters.console import FAILED, check_transformers, refuse
 from replay_adapters.settings.help import asks_for_help, listed, print_help
 from replay_adapters.vlmevalkit import register
 from replay_adapters.vlmevalkit.arguments import CLASSES, NOT_IN_REPLAY, parse_options
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from replay_adapters.vlmevalkit.planned import Planned
 
 PROGRAM = "vlmeval_replay"
-FAILED = 1
 _OPTIONS = """
 Options of this package's models. --replay takes them as NAME=VALUE with commas between, without
 their replay_, and the arguments of the harness's class beside them (max_pixels, max_new_tokens,
@@ -47,7 +47,10 @@ OUR_FLAGS = ("--replay", "--samples", "--vlmevalkit", "--help")
 
 
 def main() -> None:
-    """Run VLMEvalKit's main on ``sys.argv``; exit with 2 on bad input, 1 on a failure."""
+    """Run VLMEvalKit's main on ``sys.argv``; exit with 2 on bad input, 1 on a failure.
+
+    With 3 where every row was answered, but some ended in a fault.
+    """
     check_transformers(PROGRAM, "vlmevalkit")
     try:
         if asks_for_help(sys.argv[1:]):
@@ -69,10 +72,10 @@ def main() -> None:
             raise
         stopped = True
     if rank == 0:
-        whole, told = verdict(run, started)
+        code, told = verdict(run, started)
         print(f"{PROGRAM}: {told}", file=sys.stderr)
-        if stopped or not whole:
-            sys.exit(FAILED)
+        if stopped or code:
+            sys.exit(FAILED if stopped else code)
 
 
 def options() -> str:

@@ -1,6 +1,7 @@
 """The replaying model classes: VLMEvalKit's own, with :class:`ReplayMixin` in front."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,10 +24,13 @@ from replay_adapters.vlmevalkit.journal import keep, note_sample, noted_sample, 
 from replay_adapters.vlmevalkit.patches import gpu_memory_known, own_device
 from replay_adapters.vlmevalkit.planned import Planned, plan
 from replay_core import Outcome, ReplayRecord, Steered
-from replay_core.answer import Recent, answer
+from replay_core.answer import Recent
+from replay_core.enduring import Enduring
 from replay_core.model.inputs import split_arguments
+from replay_core.model.vision import Inputs
 from replay_core.outcome import SampleReplay
 from replay_core.record import make_record
+from replay_core.result import ReplayResult
 from replay_core.seeds import stable_seed
 
 
@@ -77,6 +81,7 @@ class ReplayMixin:
         self.kept: Tensor | None = None
         self._records: list[ReplayRecord] = []
         self.recent = Recent(self.steered)
+        self.enduring = Enduring(self.steered)
         logger.info(f"replay: {self.settings.summary()}")
 
     def build_prompt(self, line: Any, dataset: Any, **more: Any) -> Any:
@@ -179,14 +184,18 @@ class ReplayMixin:
         item_seed, seed = (
             stable_seed(self.settings.config.seed, *key, n, *later) for n in (0, repeat)
         )
-        if self.kept is not None:
-            result = self.steered.optimise(inputs, seeds=[item_seed], kept=[self.kept])
-        else:
-            optimise = self.recent.optimise if self.plan.samples > 1 else self.steered.optimise
-            result = optimise(inputs, seeds=[item_seed])
-        if turn is not None and self.settings.turns == "reuse":
-            self.kept = result.of(0)
-        made = answer(self.steered, inputs, generation, seeds=[seed], result=result)
+
+        def steer(part: Inputs, _: Sequence[int]) -> ReplayResult:
+            if self.kept is not None:
+                result = self.steered.optimise(part, seeds=[item_seed], kept=[self.kept])
+            else:
+                optimise = self.recent.optimise if self.plan.samples > 1 else self.steered.optimise
+                result = optimise(part, seeds=[item_seed])
+            if turn is not None and self.settings.turns == "reuse":
+                self.kept = result.of(0)
+            return result
+
+        made = self.enduring.answer(inputs, generation, seeds=[seed], optimise=steer)
         self._records += made.records
         return made.ids
 

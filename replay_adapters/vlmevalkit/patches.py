@@ -15,6 +15,7 @@ from typing import Any
 
 from loguru import logger
 
+from replay_adapters.media import let_decord_read_headers_first
 from replay_adapters.session.session import Session, current, opened
 from replay_adapters.settings.benchmarks import answers_calls
 from replay_adapters.settings.pairs import Protocol
@@ -38,6 +39,7 @@ def install() -> None:
     processes_without_cuda()
     videommmu_is_unpacked()
     remember_rows()
+    let_decord_read_headers_first()
 
 
 def join_records_with_samples() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from replay_adapters.vlmevalkit.journal import Journal, plain, write_json
 from replay_core import Outcome
 from replay_core.jsonl import Line
+from replay_core.outcome import FAULTS
 
 _MARK = "_activation_replay"
 # Upstream takes an image cell of up to so many characters for the index of another row.
@@ -22,11 +23,13 @@ class Rows:
     """How many rows a set was given with, and the indices of those without an answer.
 
     ``unreadable`` are answered, by an empty answer: their picture or clip cannot be read.
+    ``faults`` are answered too, without replay or by an empty answer: outcome → indices.
     """
 
     asked: int
     unanswered: list[Any] = field(default_factory=list)
     unreadable: list[Any] = field(default_factory=list)
+    faults: dict[str, list[Any]] = field(default_factory=dict)
 
     @property
     def answered(self) -> int:
@@ -38,9 +41,15 @@ class Rows:
         text = f"{self.answered} of {self.asked} rows were answered"
         if self.unanswered:
             text += f", not {_listed(self.unanswered)}"
-        if self.unreadable:
-            text += f"; {len(self.unreadable)} unreadable_input: {_listed(self.unreadable)}"
+        unread = {Outcome.UNREADABLE_INPUT.value: self.unreadable} if self.unreadable else {}
+        for outcome, indices in {**unread, **self.faults}.items():
+            text += f"; {len(indices)} {outcome}: {_listed(indices)}"
         return text
+
+    @property
+    def faulty(self) -> int:
+        """How many rows ended in a fault."""
+        return len({index for indices in self.faults.values() for index in indices})
 
     def write(self, journal: Journal) -> None:
         """Write them down beside a model's records of the set."""
@@ -69,13 +78,22 @@ def rows_of(dataset: Any, limit: int | None, lines: Iterable[Line] | None) -> Ro
     answered = {line["index"]: line for line in lines}
     unanswered = [index for index in dict.fromkeys(kept) if index not in answered]
     unread = [index for index in dict.fromkeys(kept) if unreadable(answered.get(index))]
-    return Rows(len(set(kept)) + len(missing), [*missing, *unanswered], unread)
+    faults = {
+        outcome.value: [i for i in dict.fromkeys(kept) if _ended_as(outcome, answered.get(i))]
+        for outcome in FAULTS
+    }
+    asked, missing = len(set(kept)) + len(missing), [*missing, *unanswered]
+    return Rows(asked, missing, unread, {name: found for name, found in faults.items() if found})
 
 
 def unreadable(line: Line | None) -> bool:
     """Whether a sample's line is there and says that its picture or clip could not be read."""
+    return _ended_as(Outcome.UNREADABLE_INPUT, line)
+
+
+def _ended_as(outcome: Outcome, line: Line | None) -> bool:
     records = [] if line is None else line["replay"]
-    return any(record["outcome"] == Outcome.UNREADABLE_INPUT.value for record in records)
+    return any(record["outcome"] == outcome.value for record in records)
 
 
 def remember_rows() -> None:

@@ -6,6 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replay_adapters.console import FAILED, FAULTY
+
 if TYPE_CHECKING:
     from replay_adapters.vlmevalkit.planned import Planned
     from replay_adapters.vlmevalkit.rows import Rows
@@ -32,22 +34,27 @@ class Run:
         return "--mode=eval" not in self.argv and ("--mode", "eval") not in pairwise(self.argv)
 
 
-def verdict(run: Run, started: float) -> tuple[bool, str]:
-    """Return whether every row of every set was answered by every model, and what to say of it."""
-    failures, answered = [], []
+def verdict(run: Run, started: float) -> tuple[int, str]:
+    """Return the exit code of a run, and what to say of it.
+
+    0 where every row of every set was answered by every model, ``FAULTY`` where a row ended in a
+    fault, ``FAILED`` where one was not answered or a set not scored.
+    """
+    failures, answered, faulty = [], [], 0
     for model in run.models:
         for dataset in run.datasets:
             rows = _rows(run, model, dataset, started)
             failure = _failure(run, model, dataset, started, rows)
             counted = "" if rows is None else rows.told()
+            faulty += 0 if rows is None else rows.faulty
             if failure is None:
                 answered.append(f"{model} on {dataset}: {counted or 'done'}")
             else:
                 told = "; ".join(dict.fromkeys(part for part in (failure, counted) if part))
                 failures.append(f"{model} on {dataset}: {told}")
     if failures:
-        return False, f"failed: {'. '.join(failures)}"
-    return True, ". ".join(answered)
+        return FAILED, f"failed: {'. '.join(failures)}"
+    return FAULTY if faulty else 0, ". ".join(answered)
 
 
 def _failure(run: Run, model: str, dataset: str, started: float, rows: "Rows | None") -> str | None:
@@ -66,6 +73,8 @@ def _failure(run: Run, model: str, dataset: str, started: float, rows: "Rows | N
         return rows.told()
     if rows.asked == len(rows.unreadable):
         return "no row's input can be read"
+    if rows.asked == rows.faulty:
+        return "no row was answered as it was meant to be"
     return None
 
 

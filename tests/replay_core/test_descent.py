@@ -431,7 +431,8 @@ def test_running_out_of_memory_is_an_outcome(
         patch.setattr(DecoderCall, "activations", out_of_memory)
         result = steered.optimise(inputs)
     assert outcomes(result) == ["out_of_memory"] * 3
-    assert {record.error for record in records_of(steered, result)} == {"no room for 3 GiB"}
+    told = {record.error for record in records_of(steered, result)}
+    assert told == {"OutOfMemoryError: no room for 3 GiB"}
     answer = steered.decode(inputs, result, **greedy())
     assert torch.equal(answer, loaded.policy.generate(**inputs, **greedy()))
 

@@ -87,23 +87,30 @@ def test_what_does_not_fit_runs_again(one: Loaded, monkeypatch: pytest.MonkeyPat
     assert not unasked.memory.recompute
 
 
-def out_of_memory(times: int) -> Callable[..., Any]:
+FULL = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+FULL_CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate")
+
+
+def out_of_memory(times: int, error: Exception = FULL) -> Callable[..., Any]:
     """Return a ``descend`` that runs out of memory the first ``times``."""
     left, real = [times], memory.descend
 
     def descend(problem: Any) -> Any:
         if left[0] > 0 and not problem.recompute:
             left[0] -= 1
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+            raise error
         return real(problem)
 
     return descend
 
 
-def test_out_of_memory_is_tried_again(one: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [FULL, FULL_CPU], ids=["accelerator", "CPU"])
+def test_out_of_memory_is_tried_again(
+    one: Loaded, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     inputs = one.batch("one_image")
     plain = run(one, inputs, stable(steps=2))
-    monkeypatch.setattr(memory, "descend", out_of_memory(1))
+    monkeypatch.setattr(memory, "descend", out_of_memory(1, error))
     rescued = run(one, inputs, stable(steps=2))
     assert rescued.samples[0].outcome is Outcome.APPLIED
     assert rescued.memory is not None

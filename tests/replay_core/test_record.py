@@ -129,7 +129,7 @@ def test_why_an_answer_ended() -> None:
 
 def test_only_what_depends_on_the_moment_does_not_last(made) -> None:
     record = made[2][0]
-    passing = {"out_of_memory", "unreadable_input"}
+    passing = {"out_of_memory", "failed", "unreadable_input"}
     for outcome in Outcome:
         told = record.model_copy(update={"outcome": outcome}).model_dump(mode="json")
         assert lasting(told) == (outcome.value not in passing)

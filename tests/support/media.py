@@ -42,6 +42,31 @@ def sound(path: Path) -> Path:
     return path
 
 
+def hostile_clips(folder: Path) -> dict[str, Path]:
+    """Write clips whose headers declare what would take gigabytes, by what that is."""
+    many = folder / "many frames.mp4"
+    content = bytearray(clip(many, 8, 4).read_bytes())
+    count = content.find(b"stts") + 12  # behind version, flags and the number of entries
+    content[count : count + 4] = struct.pack(">I", 2**32 - 2)
+    many.write_bytes(bytes(content))
+    return {"many frames": many, "large frames": clip(folder / "large.mp4", 1, 4, (8176, 4352))}
+
+
+def titled(path: Path, title: bytes) -> Path:
+    """Write a clip with a title of bytes that may be no UTF-8."""
+    with av.open(str(path), "w") as file:
+        file.metadata["title"] = "x" * len(title)
+        stream = file.add_stream("mpeg4", rate=4)
+        stream.width, stream.height, stream.pix_fmt = 112, 84, "yuv420p"
+        black = np.zeros((84, 112, 3), dtype=np.uint8)
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(black, format="rgb24")))
+        file.mux(stream.encode())
+    content = path.read_bytes()
+    assert b"x" * len(title) in content
+    path.write_bytes(content.replace(b"x" * len(title), title))
+    return path
+
+
 BROKEN_CLIPS = ("sound", "cut", "cut_behind_its_index", "hole", "empty", "garbage")
 
 
@@ -80,20 +105,44 @@ def saved(picture: Image.Image, kind: str) -> bytes:
     return file.getvalue()
 
 
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    """Return a chunk of a PNG file."""
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def _png(width: int, height: int, *between: bytes, packed: bytes = zlib.compress(b"")) -> bytes:
+    """Return a PNG file of RGB pixels whose header says any size, with chunks in between."""
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    data = _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(between) + data
+
+
+@cache
+def hostile_pictures() -> dict[str, bytes]:
+    """Return small picture files that would take gigabytes, or start a program, by how."""
+    packer = zlib.compressobj(9)
+    zeros = b"".join(packer.compress(bytes(2**20)) for _ in range(500)) + packer.flush()
+    bitmap = struct.pack("<IiiHHIIiiII", 40, 50_000, 50_000, 1, 24, *[0] * 6)
+    return {
+        "declares 60000 by 60000": _png(60_000, 60_000),
+        "bitmap": b"BM" + struct.pack("<IHHI", 99, 0, 0, 54) + bitmap + bytes(9),
+        "text of 500 MB": _png(5, 5, _chunk(b"zTXt", b"k\0\0" + zeros)),
+        "profile of 500 MB": _png(5, 5, _chunk(b"iCCP", b"k\0\0" + zeros)),
+        "pixels of 500 MB": _png(5, 5, packed=zeros),
+        "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n",
+    }
+
+
 @cache
 def bomb() -> bytes:
     """Return a small PNG file with 196 million black pixels, made row by row."""
     side = 14_000
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        body = kind + content
-        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
-
     packer = zlib.compressobj(1)
     row = bytes(1 + side)
     packed = b"".join(packer.compress(row * 100) for _ in range(side // 100)) + packer.flush()
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    parts = _chunk(b"IHDR", header) + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
 
 

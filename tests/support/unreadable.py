@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from tests.support.media import hostile_clips, hostile_pictures
+
 
 def png(width: int, height: int, mode: str = "RGB") -> bytes:
     """Return a grey PNG."""
@@ -39,6 +41,7 @@ def broken_pictures() -> dict[str, bytes]:
         "long_drawn": png(4100, 20),
         "tall": png(3, 900),
         "thin": png(3920, 20),  # 196 to 1, whose height rounds to no patch at all
+        "text_bomb": hostile_pictures()["text of 500 MB"],
     }
 
 
@@ -72,7 +75,10 @@ def write_broken_clips(folder: Path) -> dict[str, Path]:
     write_clip(folder / "long_drawn.mp4", 8, size=(4400, 20))
     _write_sound(folder / "sound_only.mp4")
     kinds = [*contents, "long_drawn", "sound_only"]
-    return {kind: folder / f"{kind}.mp4" for kind in kinds}
+    hostile = hostile_clips(folder)
+    hostile["many frames"].rename(folder / "many_frames.mp4")
+    hostile["large frames"].unlink()
+    return {kind: folder / f"{kind}.mp4" for kind in [*kinds, "many_frames"]}
 
 
 def _write_sound(path: Path) -> None:

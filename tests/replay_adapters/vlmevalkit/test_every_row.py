@@ -142,8 +142,8 @@ def test_broken_clips_are_named_and_scored_as_wrong(whole, arm):
     ours = answers(work, f"tiny-{arm}", "Holmes_4frame")
     outcomes = [line["replay"][0]["outcome"] for line in ours.lines]
     assert "unreadable_input" not in outcomes[:2]
-    assert outcomes[2:] == ["unreadable_input"] * 6
-    kinds = ("empty", "garbage", "cut", "damaged", "long_drawn", "sound_only")
+    assert outcomes[2:] == ["unreadable_input"] * 7
+    kinds = ("empty", "garbage", "cut", "damaged", "long_drawn", "sound_only", "many_frames")
     for line, kind in zip(ours.lines[2:], kinds, strict=True):
         assert kind in line["replay"][0]["error"]
         assert line["scores"] == [0.0]

@@ -167,7 +167,6 @@ def test_every_repeat_of_an_unreadable_sample_has_its_record(make, kept, clips):
 @pytest.mark.parametrize(
     ("owner", "name", "error"),
     [
-        (Steered, "decode", ValueError("of our own")),
         (ProcessorMixin, "__call__", ValueError("of the processor")),
         (vision_process, "fetch_video", KeyError("of the reader")),
         (vision_process, "fetch_image", OSError(24, "Too many open files")),
@@ -188,6 +187,21 @@ def test_what_is_no_fault_of_the_input_ends_the_run(
         model.generate([*parts, QUESTION], dataset="mine")
     assert raised.value is error
     assert kept == []
+
+
+def test_an_exception_of_the_model_is_its_samples_outcome(model, kept, tmp_path, monkeypatch):
+    def fails(*arguments, **options):
+        raise ValueError("of our own")
+
+    whole = tmp_path / "whole.png"
+    whole.write_bytes(png(56, 56))
+    monkeypatch.setattr(Steered, "decode", fails)
+    asked = [{"type": "image", "value": str(whole)}, QUESTION]
+    assert model.generate(asked, dataset="mine") == " "
+    ((answers, records),) = kept
+    assert {answer.strip() for answer in answers} == {""}
+    assert {record["outcome"] for record in records} == {"failed"}
+    assert {record["error"] for record in records} == {"ValueError: of our own"}
 
 
 def test_a_rows_picture_that_cannot_be_decoded_stands_for_its_prompt(tmp_path):

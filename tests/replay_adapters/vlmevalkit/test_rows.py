@@ -96,6 +96,9 @@ def test_unreadable_rows_are_answered_and_named(build):
     dataset = build([(5, WHOLE), (9, WHOLE)])
     rows = rows_of(dataset, None, [line(9, "unreadable_input"), line(5)])
     assert (rows.asked, rows.answered, rows.unreadable) == (2, 2, [9])
+    rows = rows_of(dataset, None, [line(9, "out_of_memory"), line(5, "failed")])
+    assert (rows.answered, rows.faults) == (2, {"out_of_memory": [9], "failed": [5]})
+    assert (rows.faulty, rows.unreadable) == (2, [])
 
 
 def test_a_joined_set_counts_what_its_parts_drop(build):

@@ -46,51 +46,61 @@ def test_what_counts_as_a_failure(left, status, failure):
     told = verdict(left(**status), 0.0)
     counted = "12 of 12 rows were answered"
     if failure is None:
-        assert told == (True, f"m on d: {counted}")
+        assert told == (0, f"m on d: {counted}")
     else:
-        assert told == (False, f"failed: m on d: {failure}; {counted}")
+        assert told == (1, f"failed: m on d: {failure}; {counted}")
 
 
 @pytest.mark.parametrize(
-    ("rows", "whole", "told"),
+    ("rows", "code", "told"),
     [
         (
             {"asked": 12, "unanswered": [3, "b"]},
-            False,
+            1,
             "10 of 12 rows were answered, not index 3, b",
         ),
         (
             {"asked": 9, "unanswered": list(range(7))},
-            False,
+            1,
             "2 of 9 rows were answered, not index 0, 1, 2, 3, 4 and 2 more",
         ),
-        ({"asked": 2, "unanswered": [1, 2]}, False, "0 of 2 rows were answered, not index 1, 2"),
+        ({"asked": 2, "unanswered": [1, 2]}, 1, "0 of 2 rows were answered, not index 1, 2"),
         (
             {"asked": 3, "unreadable": [7]},
-            True,
+            0,
             "3 of 3 rows were answered; 1 unreadable_input: index 7",
         ),
         (
             {"asked": 2, "unreadable": [1, 2]},
-            False,
+            1,
             "no row's input can be read; 2 of 2",
         ),
-        ({"asked": 0}, False, "the set has no rows"),
-        (None, False, "no row was answered"),
+        (
+            {"asked": 4, "faults": {"out_of_memory": [2, 3], "failed": [3]}},
+            3,
+            "4 of 4 rows were answered; 2 out_of_memory: index 2, 3; 1 failed: index 3",
+        ),
+        (
+            {"asked": 2, "faults": {"failed": [1, 2]}},
+            1,
+            "no row was answered as it was meant to be; 2 of 2",
+        ),
+        ({"asked": 0}, 1, "the set has no rows"),
+        (None, 1, "no row was answered"),
     ],
 )
-def test_rows_without_an_answer_are_a_failure(left, rows, whole, told):
+def test_rows_without_an_answer_are_a_failure(left, rows, code, told):
     found, text = verdict(left(rows=rows, status="done"), 0.0)
-    assert found is whole
-    assert text.startswith(f"m on d: {told}" if whole else f"failed: m on d: {told}")
+    assert found == code
+    assert text.startswith(f"failed: m on d: {told}" if code == 1 else f"m on d: {told}")
 
 
 def test_what_an_earlier_run_left_does_not_count(left, tmp_path):
     run = left(status="done")
     os.utime(tmp_path / "m" / "replay" / "d.rows.json", (100, 100))
-    assert verdict(run, 200.0) == (False, "failed: m on d: no row was answered")
+    assert verdict(run, 200.0) == (1, "failed: m on d: no row was answered")
     os.utime(tmp_path / "m" / "status.json", (100, 100))
-    assert verdict(run, 200.0) == (False, "failed: m on d: it was not finished")
+    assert verdict(run, 200.0) == (1, "failed: m on d: it was not finished")
 
 
 @pytest.mark.parametrize("argv", [["--mode", "eval"], ["--reuse", "--mode=eval"]])
@@ -99,7 +109,7 @@ def test_where_only_scores_are_made_the_earlier_runs_rows_count(left, tmp_path, 
     os.utime(tmp_path / "m" / "replay" / "d.rows.json", (100, 100))
     assert verdict(run, 200.0)[1] == "failed: m on d: 3 of 4 rows were answered, not index 2"
     (tmp_path / "m" / "replay" / "d.rows.json").unlink()
-    assert verdict(run, 200.0) == (True, "m on d: done")
+    assert verdict(run, 200.0) == (0, "m on d: done")
 
 
 def test_every_model_and_set_is_told_and_one_failure_is_enough(left):
@@ -107,12 +117,12 @@ def test_every_model_and_set_is_told_and_one_failure_is_enough(left):
     run = left(status="done")
     run.datasets.append("e")
     assert verdict(run, 0.0) == (
-        False,
+        1,
         "failed: m on e: 4 of 5 rows were answered, not index 1",
     )
     left("e", rows={"asked": 5}, status="done")
     told = "m on d: 12 of 12 rows were answered. m on e: 5 of 5 rows were answered"
-    assert verdict(run, 0.0) == (True, told)
+    assert verdict(run, 0.0) == (0, told)
 
 
 def test_a_set_under_another_name_in_the_run_file_is_found(left, tmp_path):
