@@ -6,7 +6,8 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
-from replay_adapters.settings.options import Settings, check_checkpoints, resolve
+from replay_adapters.settings.checkpoints import check_checkpoints
+from replay_adapters.settings.options import Settings, resolve
 from replay_adapters.settings.processors import processor_revision
 from replay_adapters.vlmevalkit.arguments import (
     CLASS_ARGUMENTS,

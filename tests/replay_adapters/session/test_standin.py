@@ -12,7 +12,8 @@ from loguru import logger
 from peft import LoraConfig, get_peft_model
 
 from replay_adapters.session.standin import load_models_for, provenance_of
-from replay_adapters.settings.options import check_checkpoints, resolve
+from replay_adapters.settings.checkpoints import check_checkpoints
+from replay_adapters.settings.options import resolve
 from replay_adapters.vlmevalkit.planned import plan
 from replay_core import Pair
 from replay_core.pair.identity import checkpoint_revision
