@@ -190,9 +190,9 @@ def evaluations(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[di
 def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     def refuse(message: str) -> None:
         known = [flag for action in parser._actions for flag in action.option_strings]
-        unknown = message.removeprefix("unrecognized arguments: ").split(" ")[0]
-        hint = did_you_mean(unknown.partition("=")[0], known) if unknown in message[25:] else ""
-        raise UsageError(f"{shown(message, 200)}{hint and f'; {hint.strip()}'}")
+        _, unknown, flag = message.partition("unrecognized arguments: ")
+        hint = did_you_mean(flag.split()[0].partition("=")[0], known).strip() if unknown else ""
+        raise UsageError("; ".join(filter(None, [shown(message, 200), hint])))
 
     parser.error = refuse  # type: ignore[method-assign, assignment]
     return parser.parse_args(list(argv))

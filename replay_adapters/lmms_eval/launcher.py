@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "lmms_eval"
 FAILED = 1
+# Upstream's other commands, whose arguments are its own matter.
+COMMANDS = ("tasks", "models", "ui", "serve", "power", "version", "tui", "mcp")
 
 
 def main() -> None:
@@ -53,7 +55,7 @@ def _check_early(argv: list[str], session: "Session", harness: Any) -> None:
 
     if argv[:1] == ["eval"]:
         argv = argv[1:]
-    if not argv or not argv[0].startswith("-") or "--tui" in argv:
+    if not argv or argv[0] in COMMANDS or "--tui" in argv:
         return  # another command of upstream's, or its wizard
     for given in evaluations(_parser(harness), argv):
         check_evaluation(given, session, harness)

@@ -79,7 +79,9 @@ def damaged(tmp_path_factory, tiny_pairs) -> Callable[[str], tiny.TinyPair]:
     root = tmp_path_factory.mktemp("damaged")
 
     def make(name: str) -> tiny.TinyPair:
-        policy = shutil.copytree(tiny_pairs["qwen2_5_vl"].policy, root / name)
+        policy = shutil.copytree(
+            tiny_pairs["qwen2_5_vl"].policy, root / str(len(list(root.iterdir())))
+        )
         DAMAGES[name][0](policy, tiny_pairs)
         return tiny.TinyPair(policy, tiny_pairs["qwen2_5_vl"].base)
 
