@@ -56,14 +56,20 @@ def _found(model: type[BaseModel], path: Sequence[str]) -> tuple[type[BaseModel]
     owner, field = model, None
     for name in path[: _depth(model, path)]:
         owner = _model_of(field) or owner
-        field = owner.model_fields.get(name)
+        field = _field(owner, name)
     return owner, field
+
+
+def _field(model: type[BaseModel], name: str) -> Any:
+    """Return a model's field, by its name or as it is typed; None where there is none."""
+    aliases = {field.alias: field for field in model.model_fields.values() if field.alias}
+    return model.model_fields.get(name) or aliases.get(name)
 
 
 def _depth(model: type[BaseModel], path: Sequence[str]) -> int:
     """Return how many parts of a path are fields, of models within models."""
     for depth, name in enumerate(path, start=1):
-        inner = _model_of(model.model_fields.get(name))
+        inner = _model_of(_field(model, name))
         if inner is None:
             return depth
         model = inner

@@ -74,6 +74,11 @@ def parse_options(text: str) -> dict[str, Any]:
                 "(allowed: once)"
             )
         options[name] = _value(value.strip())
+        if options[name] is None:
+            raise UsageError(
+                f"{shown(name)}=null is not allowed (allowed: a value; an option that is left out "
+                "has its default)"
+            )
     return options
 
 
