@@ -7,6 +7,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+# How many faults one sentence tells of.
+_REASONS = 2
+
 
 class UsageError(ValueError):
     """What was asked for cannot be done.
@@ -48,7 +51,8 @@ def sentence(error: ValidationError, model: type[BaseModel], prefix: str = "") -
             given = f"{name}={shown(detail['input'])}"
             reason = f"{given} is not allowed (allowed: {field.description})"
         reasons.setdefault(name, reason)  # a union reports a line per member
-    return "; ".join(reasons.values())
+    told, more = list(reasons.values())[:_REASONS], len(reasons) - _REASONS
+    return "; ".join([*told, *([f"and {more} more"] if more > 0 else [])])
 
 
 def _found(model: type[BaseModel], path: Sequence[str]) -> tuple[type[BaseModel], Any]:

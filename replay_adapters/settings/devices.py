@@ -21,7 +21,7 @@ def check_device(option: str, given: Any, *, spread: bool = False, here: bool = 
 
     try:
         device = torch.device(given)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError, OverflowError):
         device = None
     more = ", ".join(_SPREAD) if spread else ""
     if device is None or device.type not in _KINDS:
