@@ -56,9 +56,7 @@ _FIRST_HALF = (4.812, 4.781, 3.734, 3.297, 3.328, 3.812, 4.312)
 _SECOND_HALF = (5.125, 4.938, 5.0, 4.719, 4.656, 4.656, 4.812)
 RELEASE_THRESHOLDS = dict(enumerate((*_FIRST_HALF, *_SECOND_HALF)))
 # What only the descent on x reads, and what only a dynamic mask does.
-_OF_THE_DESCENT = (
-    *("step_size", "step_scaling", "steps", "keep", "x", "top_k", "checkpointing"),
-)
+_OF_THE_DESCENT = (*("step_size", "step_scaling", "steps", "keep", "x", "top_k", "checkpointing"),)
 _OF_THE_MASK = ("threshold", "maximum")
 # What the release's direct injection does, where the user says nothing else.
 _RELEASE_INJECTION = {"layers": 7, "positions": "input", "thresholds": "release"}
