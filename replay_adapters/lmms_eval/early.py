@@ -36,29 +36,31 @@ def check_evaluation(given: Mapping[str, Any], session: "Session", harness: Any)
     if flags.tasks in LISTS:
         return
     _check_model(flags.model)
-    if flags.model in MODEL_NAMES:
-        check_arguments(flags.model, flags.batch_size, flags.gen_kwargs)
-    else:  # its own arguments are upstream's matter
+    if flags.model not in MODEL_NAMES:  # whose arguments are upstream's matter
         parse_generation(flags.gen_kwargs)
+        _tasks(flags, given, harness)
+        return
+    check_arguments(flags.model, flags.batch_size, flags.gen_kwargs)
+    settings = session.resolved.settings(_arguments(flags))
     tasks = _tasks(flags, given, harness)
-    if flags.model in MODEL_NAMES:
-        _check_ours(flags, tasks, session)
-
-
-def _check_ours(flags: Flags, tasks: list[str], session: "Session") -> None:
-    arguments = parse_model_args(flags.model_args)
-    if flags.device is not None and "device" in arguments:
-        raise UsageError(
-            f"device={shown(arguments['device'])} in --model_args does not go with --device "
-            f"{flags.device} (allowed: one of the two)"
-        )
-    device = {} if flags.device is None else {"device": flags.device}
-    settings = session.resolved.settings({**arguments, **device})
     settings.check_tasks(tasks)
     # One leaves the answers unscored, the other starts a judge.
     if not flags.predict_only and not flags.launcher_args:
         check_named(tasks)
     session.resolved.checkpoint(settings)
+
+
+def _arguments(flags: Flags) -> dict[str, Any]:
+    """Return the model's arguments, with the device of its flag among them."""
+    arguments = parse_model_args(flags.model_args)
+    if flags.device is None:
+        return arguments
+    if "device" in arguments:
+        raise UsageError(
+            f"device={shown(arguments['device'])} in --model_args does not go with --device "
+            f"{flags.device} (allowed: one of the two)"
+        )
+    return {**arguments, "device": flags.device}
 
 
 def _check_model(name: str) -> None:

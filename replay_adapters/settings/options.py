@@ -182,8 +182,8 @@ def unread_options(config: ReplayConfig) -> dict[str, str]:
 
 def _refuse_unread(typed: Mapping[str, Any], run: RunOptions, config: ReplayConfig) -> None:
     """Refuse what was typed and would change nothing; a pair's file may have it all the same."""
-    names = {name.removeprefix(PREFIX): name for name in run.model_fields_set}
-    given = {**typed, **{bare: getattr(run, name) for bare, name in names.items()}}
+    own = [name for name in RunOptions.model_fields if name in run.model_fields_set]
+    given = {**typed, **{name.removeprefix(PREFIX): getattr(run, name) for name in own}}
     for name, why in unread_options(config).items():
         if name in given:
             raise UsageError(

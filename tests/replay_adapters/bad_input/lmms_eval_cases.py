@@ -82,7 +82,6 @@ OPTIONS: list[Case] = [
     ("replay_thresholds=$thresholds_nan", "holds no entropies per layer"),
     ("replay_thresholds=$thresholds_list", "holds no entropies per layer"),
     ("replay_thresholds=$binary", "holds no entropies per layer"),
-    ("replay_thresholds=release", "replay_layers=auto is not possible: the text decoder has"),
     ("replay_boundary=reference,replay_layers=6", "includes the last of"),
     # what the others leave without effect
     ("replay_method=inject,replay_step_size=3", "changes nothing beside replay_method=inject"),
@@ -193,6 +192,10 @@ PAIRS: list[Case] = [
     ("pretrained=$policy,replay_base=$qwen2", "are not a pair: their architecture differs"),
     ("pretrained=$qwen3,replay_base=$qwen3", "is a qwen3_vl checkpoint, which this --model name"),
     ("pretrained=$llava,replay_base=$llava", "checkpoint, which this --model name does not take"),
+    (
+        "pretrained=$policy,replay_base=$base,replay_thresholds=release",
+        "is not possible: the text d",
+    ),
     ("pair=mm_eureka_7b,replay_preset=releas", "replay_preset=releas is not a preset of the pair"),
     ("pair=mm_eureka_7b,replay_preset=release,replay_method=inject", "does not go with replay_met"),
 ]

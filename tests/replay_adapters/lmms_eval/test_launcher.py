@@ -22,7 +22,8 @@ def refused(monkeypatch, capsys):
 
     def run(model_args: str, *more: str, tasks: str = "replay_test_pictures") -> str:
         line = ["lmms_eval", "--model", "qwen2_vl_replay", "--model_args", model_args]
-        monkeypatch.setattr(sys, "argv", [*line, "--tasks", tasks, *more])
+        included = ["--include_path", str(TASKS)]
+        monkeypatch.setattr(sys, "argv", [*line, "--tasks", tasks, *included, *more])
         with pytest.raises(SystemExit) as ended:
             launcher.main()
         assert ended.value.code == 2

@@ -24,7 +24,8 @@ PIXELS = "min_pixels=3136,max_pixels=50176"
 
 
 def loaded(**options: Any) -> tuple[Pair, dict[str, Any]]:
-    settings = resolve({"replay_layers": 3, **options})
+    steers = options.get("replay_method") not in ("none", "base")
+    settings = resolve({**({"replay_layers": 3} if steers else {}), **options})
     pair = load_models_for(settings, check_checkpoints(settings), {"dtype": "float32"})
     return pair, provenance_of(pair, settings)
 
