@@ -136,6 +136,14 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "processor a pointer": (_replaced("processor_config.json", POINTER), "is a git-lfs pointer"),
     "tokenizer cut": (_cut("tokenizer.json", 0.5), "is not JSON"),
     "tokenizer settings cut": (_cut("tokenizer_config.json", 0.5), "is not JSON"),
+    "processor missing": (
+        _removed("processor_config.json", "tokenizer.json", "tokenizer_config.json"),
+        "ships no processor that can be loaded",
+    ),
+    "tokenizer missing": (
+        _removed("tokenizer.json", "tokenizer_config.json"),
+        "ships no processor that can be loaded",
+    ),
     "processor of LLaVA": (_processor_of("llava"), "is not one for"),
     "processor's patches": (
         _edited("processor_config.json", image_processor={"patch_size": 16}),
