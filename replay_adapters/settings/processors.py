@@ -70,13 +70,16 @@ def _foreign(source: str, revision: str, config: PretrainedConfig) -> str | None
     """Return why a processor is another model's; None where nothing says so."""
     processor = _loaded(source, revision)
     vision = getattr(config, "vision_config", None)
-    images, words = processor.image_processor, len(processor.tokenizer)
+    images, tokenizer = (
+        getattr(processor, part, None) for part in ("image_processor", "tokenizer")
+    )
+    words = 0 if tokenizer is None else len(tokenizer)
+    # Gemma 3's begins an image with one token and marks its places by another.
+    places = getattr(processor, "image_token_ids", None) or [_known(processor, "image_token_id")]
+    wanted = _known(config, "image_token_id")
+    marked = wanted if wanted in places else places[0]
     facts = {
-        "the id of its image token": (
-            _known(processor, "image_token_id"),
-            config,
-            "image_token_id",
-        ),
+        "the id of its image token": (marked, config, "image_token_id"),
         "its patch_size": (_known(images, "patch_size"), vision, "patch_size"),
         "its merge_size": (_known(images, "merge_size"), vision, "spatial_merge_size"),
     }
