@@ -1,15 +1,25 @@
 """The ``activation-replay`` command."""
 
 import json
+import sys
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from replay_adapters import console
 from replay_adapters.console import Harness
 from replay_adapters.runs import commands as runs
 from replay_adapters.studies import commands as studies
+from replay_core import UsageError
+from replay_core.errors import shown
+
+# Of click, which typer carries a copy of: what its parser says of a wrong command line.
+_ClickException: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
@@ -34,6 +44,7 @@ def demo(
     """
     from replay_adapters.demo import run_demo
 
+    console.check_output("--output", output)
     typer.echo(run_demo(output, None if everything else limit, batch_size, harness.value))
 
 
@@ -75,8 +86,10 @@ def conversation(
 
     Where --picture needs the original image, it is taken from the task's own data, or --image.
     """
-    from replay_adapters.runs.conversation import conversations, drawn, listing
+    from replay_adapters.runs.conversation import check_picture, conversations, drawn, listing
 
+    if picture is not None:
+        check_picture(picture)
     found = conversations(run, task, document)
     for one in found:
         for line in listing(one):
@@ -127,7 +140,33 @@ def doctor(
 
 def main() -> None:
     """Run the command; what the user got wrong is one sentence and exit code 2."""
-    console.run(app)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a model's text may hold what UTF-8 has no bytes for
+            stream.reconfigure(errors="backslashreplace")
+    console.run(_run)
+
+
+def _run() -> None:
+    try:
+        code = app(standalone_mode=False)
+    except _ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(console.BAD_INPUT)
+        raise UsageError(_told(error)) from error
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _told(error: Any) -> str:
+    """Return what a parser says, as one sentence that quotes what was given."""
+    cause, option = error.__cause__, getattr(error, "param", None)
+    if isinstance(cause, ValidationError) and option is not None:
+        detail = cause.errors(include_url=False)[0]
+        name = next((one for one in option.opts if one.startswith("--")), str(option.name))
+        allowed = detail["msg"].removeprefix("Input should be ").rpartition(" is not one of ")[2]
+        return f"{name} {shown(detail['input'])} is not allowed (allowed: {allowed.rstrip('.')})"
+    words = str(error.format_message()).split()
+    return " ".join(shown(word) for word in words).rstrip(".")
 
 
 if __name__ == "__main__":

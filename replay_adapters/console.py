@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 from typing import NoReturn
 
 FAILED = 1
@@ -26,6 +27,25 @@ def run(command: Callable[[], object], program: str = "activation-replay") -> No
         command()
     except UsageError as error:
         refuse(program, error)
+
+
+def check_output(option: str, folder: Path) -> None:
+    """Raise UsageError where a folder to write to is a file, or lies below one."""
+    from replay_core import UsageError
+    from replay_core.errors import shown
+
+    for place in (folder, *folder.parents):
+        try:
+            there, fits = place.exists(), place.is_dir()
+        except OSError as error:
+            raise UsageError(
+                f"{option} {shown(folder)} cannot be written to: {error.strerror}"
+            ) from error
+        if there and not fits:
+            raise UsageError(
+                f"{option} {shown(folder)} cannot be a folder: {shown(place)} is a file (allowed: "
+                "a folder, or a place for one)"
+            )
 
 
 def refuse(program: str, reason: object) -> NoReturn:

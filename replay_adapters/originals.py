@@ -4,9 +4,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from replay_adapters.media import reading
+from replay_adapters.media import UnreadableInput, reading
 from replay_adapters.runs.conversation import Conversation
 from replay_core import UsageError
+from replay_core.errors import shown
 
 
 def original_of(
@@ -19,9 +20,12 @@ def original_of(
     """
     if file is not None:
         if not file.is_file():
-            raise UsageError(f"--image {file} is no file")
-        with reading(str(file)), Image.open(file) as picture:
-            return picture.convert("RGB")
+            raise UsageError(f"--image {shown(file)} is no file")
+        try:
+            with reading(str(file)), Image.open(file) as picture:
+                return picture.convert("RGB")
+        except UnreadableInput as error:
+            raise UsageError(f"--image {shown(file)} is no picture that can be read") from error
     if conversation.harness == "lmms-eval":
         from replay_adapters.lmms_eval.questions import picture_of
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from replay_core.errors import UsageError, shown
 
@@ -15,13 +15,51 @@ Positions = Literal["visual", "input"]
 Maximum = Literal["sample", "image"]
 Checkpointing = Literal["auto", "on", "off"]
 StepScaling = Literal["published", "tokens"]
+
+
+def not_a_truth_value(given: Any) -> Any:
+    """Refuse true and false where a number belongs; Python counts them as 1 and 0."""
+    if isinstance(given, bool):
+        raise ValueError("true and false are no numbers")
+    return given
+
+
+def true_or_false(given: Any) -> Any:
+    """Return a truth value; other words and numbers that may stand for one are left to be refused.
+
+    pydantic takes "yes", "on", "t" and 1 for true.
+    """
+    known = {"true": True, "false": False}
+    found = known.get(given.lower()) if isinstance(given, str) else given
+    if not isinstance(found, bool):
+        raise ValueError("neither true nor false")
+    return found
+
+
+def _numbers_alone(given: Any) -> Any:
+    """Refuse a list of indices that holds texts or truth values, which pydantic takes for some."""
+    if isinstance(given, list | tuple) and any(type(one) is not int for one in given):
+        raise ValueError("not all are whole numbers")
+    return given
+
+
+Number = Annotated[float, BeforeValidator(not_a_truth_value)]
+Whole = Annotated[int, BeforeValidator(not_a_truth_value)]
+Truth = Annotated[bool, BeforeValidator(true_or_false)]
 Index = Annotated[int, Field(ge=0)]
-Nats = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Nats = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
+_MOST_STEPS = 100_000
+_LARGEST_SEED = 2**63 - 1
 
 # The fixed thresholds, in nats, that the paper's release has for Qwen2.5-VL-7B's layers 0 to 13.
 _FIRST_HALF = (4.812, 4.781, 3.734, 3.297, 3.328, 3.812, 4.312)
 _SECOND_HALF = (5.125, 4.938, 5.0, 4.719, 4.656, 4.656, 4.812)
 RELEASE_THRESHOLDS = dict(enumerate((*_FIRST_HALF, *_SECOND_HALF)))
+# What only the descent on x reads, and what only a dynamic mask does.
+_OF_THE_DESCENT = (
+    *("step_size", "step_scaling", "steps", "keep", "x", "top_k", "checkpointing", "cuda_graphs"),
+)
+_OF_THE_MASK = ("threshold", "maximum")
 # What the release's direct injection does, where the user says nothing else.
 _RELEASE_INJECTION = {"layers": 7, "positions": "input", "thresholds": "release"}
 
@@ -71,7 +109,7 @@ class ReplayConfig(BaseModel):
     ``inject`` the input of layer l is overwritten by the base's, and only where the base's entropy
     after l also lies below the policy's there."""
 
-    top_k: Annotated[int, Field(ge=2)] | Literal["full"] = Field(
+    top_k: Annotated[Whole, Field(ge=2)] | Literal["full"] = Field(
         50, description="a whole number from 2 on, or full"
     )
     """Support of the KL: the base's k most probable ids, renormalised, or the whole vocabulary."""
@@ -79,26 +117,32 @@ class ReplayConfig(BaseModel):
     positions: Positions = Field("visual", description="visual or input")
     """Candidates of the mask: the visual tokens, or all tokens of the prompt."""
 
-    layers: Literal["auto"] | Annotated[int, Field(ge=1)] | tuple[Index, ...] = Field(
+    layers: (
+        Literal["auto"]
+        | Annotated[Whole, Field(ge=1)]
+        | Annotated[tuple[Index, ...], BeforeValidator(_numbers_alone)]
+    ) = Field(
         "auto", description="auto, a number of layers from 1 on, or distinct indices as in [0,1,2]"
     )
     """``auto``: the first 4/7 of the decoder, or the layers that ``thresholds`` names; n: its first
     n layers; or the indices themselves."""
 
-    threshold: float = Field(0.4, gt=0, le=1, description="a number above 0, at most 1")
+    threshold: Number = Field(0.4, gt=0, le=1, description="a number above 0, at most 1")
     """γ: an activation is low-entropy when its base entropy is at most γ times the sample's largest
     at that layer."""
 
     maximum: Maximum = Field("sample", description="sample or image")
     """Whether γ refers to the largest entropy of the sample or of each of its images."""
 
-    thresholds: Literal["dynamic", "release"] | dict[Index, Nats] = Field(
+    thresholds: (
+        Literal["dynamic", "release"] | Annotated[dict[Index, Nats], Field(min_length=1)]
+    ) = Field(
         "dynamic", description="dynamic, release, or a positive number of nats for each layer"
     )
     """``dynamic``: γ times the maximum; else fixed entropies, layer → nats, in place of γ and the
     maximum: those of the release (for Qwen2.5-VL-7B), or found on other prompts."""
 
-    step_size: float = Field(10.0, gt=0, allow_inf_nan=False, description="a finite number above 0")
+    step_size: Number = Field(10.0, gt=0, le=1e12, description="a number above 0, at most 1e12")
     """α of the plain gradient descent on x."""
 
     step_scaling: StepScaling = Field("published", description="published or tokens")
@@ -106,7 +150,9 @@ class ReplayConfig(BaseModel):
     sample's N visual tokens. ``tokens``: that step times N², so that α means the same for every
     image size; a published α for N tokens is α/N² here."""
 
-    steps: int = Field(25, ge=0, description="a whole number from 0 on")
+    steps: Whole = Field(
+        25, ge=0, le=_MOST_STEPS, description=f"a whole number from 0 to {_MOST_STEPS:,}"
+    )
     """Gradient steps; 0 runs the whole path with x = 0."""
 
     keep: Literal["last", "best"] = Field("last", description="last or best")
@@ -124,10 +170,12 @@ class ReplayConfig(BaseModel):
     """Whether a step of the loop is recorded once and replayed, where it is one GPU's work and
     short; the same kernels run, so it changes no result more than running twice does."""
 
-    seed: int = Field(0, ge=0, description="a whole number from 0 on")
+    seed: Whole = Field(
+        0, ge=0, le=_LARGEST_SEED, description="a whole number from 0 on, below 2**63"
+    )
     """Seed of ``select=random``, ``x=random`` and of sampled answers."""
 
-    strict: bool = Field(False, description="true or false")
+    strict: Truth = Field(False, description="true or false")
     """Raise what goes wrong inside one sample instead of answering it un-steered."""
 
     @model_validator(mode="before")
@@ -205,6 +253,28 @@ class ReplayConfig(BaseModel):
                 "boundary=aligned)"
             )
         return chosen
+
+    def check_top_k(self, vocabulary: int) -> None:
+        """Raise UsageError where the KL's support is larger than the vocabulary."""
+        if self.method == "replay" and self.top_k != "full" and self.top_k > vocabulary:
+            raise UsageError(
+                f"top_k={shown(self.top_k)} is not possible: the vocabulary has {vocabulary} ids "
+                f"(allowed: 2 to {vocabulary}, or full)"
+            )
+
+    @property
+    def unread(self) -> dict[str, str]:
+        """Settings that have no effect beside the others → the setting that leaves them none."""
+        alone = set(type(self).model_fields) - {"method", "seed", "strict"}
+        found = dict.fromkeys(alone, f"method={self.method}") if not self.steers else {}
+        if self.method == "inject":
+            found |= dict.fromkeys(_OF_THE_DESCENT, "method=inject")
+        if self.select == "all":
+            found = dict.fromkeys((*_OF_THE_MASK, "thresholds"), "select=all") | found
+        if self.thresholds != "dynamic":
+            given = self.thresholds if isinstance(self.thresholds, str) else "FILE"
+            found = dict.fromkeys(_OF_THE_MASK, f"thresholds={given}") | found
+        return found
 
     @property
     def fixed_thresholds(self) -> Mapping[int, float] | None:

@@ -1,10 +1,14 @@
 """The exceptions of this package, and the sentences that refusals are made of."""
 
+import json
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+
+# How many faults one sentence tells of.
+_REASONS = 2
 
 
 class UsageError(ValueError):
@@ -32,22 +36,23 @@ def sentence(error: ValidationError, model: type[BaseModel], prefix: str = "") -
     the user typed it (``replay_`` in a harness).
     """
     reasons: dict[str, str] = {}
-    for detail in error.errors():
+    for detail in error.errors(include_url=False):
         path = [str(part) for part in detail["loc"]]
         owner, field = _found(model, path)
-        name = prefix + ".".join(path[: _depth(model, path)])
+        name = shown(prefix + ".".join(path[: _depth(model, path)]))
         if detail["type"] == "missing":
             reason = f"{name} is missing"
         elif detail["type"] == "extra_forbidden":
             reason = f"{name} is not known (allowed: {', '.join(owner.model_fields)})"
         elif field is None or field.description is None:
             given = f"{name}={shown(detail['input'])}: " if path else prefix
-            reason = given + detail["msg"].removeprefix("Value error, ")
+            reason = given + " ".join(detail["msg"].removeprefix("Value error, ").split())
         else:
             given = f"{name}={shown(detail['input'])}"
             reason = f"{given} is not allowed (allowed: {field.description})"
         reasons.setdefault(name, reason)  # a union reports a line per member
-    return "; ".join(reasons.values())
+    told, more = list(reasons.values())[:_REASONS], len(reasons) - _REASONS
+    return "; ".join([*told, *([f"and {more} more"] if more > 0 else [])])
 
 
 def _found(model: type[BaseModel], path: Sequence[str]) -> tuple[type[BaseModel], Any]:
@@ -55,14 +60,20 @@ def _found(model: type[BaseModel], path: Sequence[str]) -> tuple[type[BaseModel]
     owner, field = model, None
     for name in path[: _depth(model, path)]:
         owner = _model_of(field) or owner
-        field = owner.model_fields.get(name)
+        field = _field(owner, name)
     return owner, field
+
+
+def _field(model: type[BaseModel], name: str) -> Any:
+    """Return a model's field, by its name or as it is typed; None where there is none."""
+    aliases = {field.alias: field for field in model.model_fields.values() if field.alias}
+    return model.model_fields.get(name) or aliases.get(name)
 
 
 def _depth(model: type[BaseModel], path: Sequence[str]) -> int:
     """Return how many parts of a path are fields, of models within models."""
     for depth, name in enumerate(path, start=1):
-        inner = _model_of(model.model_fields.get(name))
+        inner = _model_of(_field(model, name))
         if inner is None:
             return depth
         model = inner
@@ -77,6 +88,22 @@ def _model_of(field: Any) -> type[BaseModel] | None:
 
 
 def shown(value: object, most: int = 80) -> str:
-    """Return a setting as it is typed, its first ``most`` characters."""
-    text = str(list(value)) if isinstance(value, tuple) else str(value)
-    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+    """Return a setting as it is typed, on one line, its first ``most`` characters."""
+    text = _typed(value)
+    printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: most + 1])
+    if len(text) <= most:
+        return printable
+    return f"{printable[:most]}… ({len(text)} characters)"
+
+
+def _typed(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, list | tuple | dict):
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        return str(value)
+    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+        return "a number of more than 4,300 digits"

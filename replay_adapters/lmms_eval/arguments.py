@@ -1,6 +1,7 @@
 """What lmms-eval's own flags may say to a replaying model; and what its classes make of it."""
 
 import inspect
+import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -8,87 +9,97 @@ from typing import Any
 from loguru import logger
 
 from replay_adapters.lmms_eval.names import MODEL_NAMES
+from replay_adapters.settings.harness_options import checked_decoding
 from replay_adapters.settings.options import Settings
 from replay_core import UsageError
-from replay_core.errors import did_you_mean
+from replay_core.errors import did_you_mean, shown
 
 ONE_AT_A_TIME = ("internvl_hf_replay", "llava_hf_replay")
 DEFAULT_SEEDS = (0, 1234, 1234, 1234)
-NUMBERS = ("temperature", "top_p", "top_k", "num_beams", "max_new_tokens")
+_NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
 
-def check_arguments(model: str, batch_size: int | str, gen_kwargs: str) -> None:
+def check_arguments(model: str, batch_size: int | str | None, gen_kwargs: str | None) -> None:
     """Check the flags that lmms-eval's classes take to mean a number, before one is built.
 
     Raises:
         UsageError: ``--batch_size`` is none that the class can answer in, or ``--gen_kwargs`` is
-            no list of settings or holds a word where a number belongs.
+            no list of settings, or holds one that is not known or not allowed.
     """
     if model in MODEL_NAMES:
         _check_batch_size(model, str(batch_size))
-        _check_generation(gen_kwargs)
+        checked_decoding(parse_generation(gen_kwargs), "--gen_kwargs ")
 
 
 def _check_batch_size(model: str, given: str) -> None:
-    number = int(given) if given.strip().isdecimal() else 0
+    number = int(given) if re.fullmatch(r"[0-9]{1,9}", given.strip()) else 0
     parent = model.removesuffix("_replay")
     if number < 1:
         allowed = "1" if model in ONE_AT_A_TIME else "1, 2, 3 and so on"
         raise UsageError(
-            f"--batch_size {given} is not allowed: lmms-eval's {parent} class does not look for a "
-            f"size itself (allowed: {allowed})"
+            f"--batch_size {shown(given)} is not allowed: lmms-eval's {parent} class does not look "
+            f"for a size itself (allowed: {allowed})"
         )
     if number > 1 and model in ONE_AT_A_TIME:
         raise UsageError(
-            f"--batch_size {given} is not allowed: lmms-eval's {parent} class answers one prompt "
-            "at a time (allowed: 1)"
+            f"--batch_size {shown(given)} is not allowed: lmms-eval's {parent} class answers one "
+            "prompt at a time (allowed: 1)"
         )
 
 
-def _check_generation(given: str) -> None:
-    for name, value in parse_generation(given).items():
-        if name in NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise UsageError(
-                f"--gen_kwargs {name}={value} is not allowed (allowed: a number, as in "
-                f"{name}={'0.7' if name in ('temperature', 'top_p') else '5'})"
-            )
-
-
-def parse_model_args(given: str) -> dict[str, Any]:
+def parse_model_args(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the arguments in ``--model_args``, as lmms-eval reads them.
 
     Raises:
-        UsageError: it is no list of name=value pairs.
+        UsageError: it is no list of name=value pairs, or names one twice or what is a flag.
     """
-    return _parsed("--model_args", given)
+    found = dict(given) if isinstance(given, Mapping) else _parsed("--model_args", given or "")
+    for name in ("batch_size", "max_batch_size"):
+        if name in found:
+            raise UsageError(
+                f"{name}={shown(found[name])} does not go into --model_args (allowed: the flag "
+                f"--{name})"
+            )
+    return found
 
 
 def parse_generation(given: str | None) -> dict[str, Any]:
     """Return the settings in ``--gen_kwargs``, as lmms-eval reads them.
 
     Raises:
-        UsageError: it is no list of name=value pairs.
+        UsageError: it is no list of name=value pairs, or names one twice.
     """
     return _parsed("--gen_kwargs", given or "")
 
 
 def _parsed(flag: str, given: str) -> dict[str, Any]:
-    from lmms_eval.utils import simple_parse_args_string
+    from lmms_eval.utils import _smart_comma_split, handle_arg_string
 
-    try:
-        return dict(simple_parse_args_string(given))
-    except ValueError as error:
-        raise UsageError(
-            f"{flag} {given} is not a list of name=value pairs with commas between"
-        ) from error
+    found: dict[str, Any] = {}
+    for part in _smart_comma_split(given.strip()):
+        name, equals, value = part.partition("=")
+        if not equals or not _NAME.fullmatch(name):
+            raise UsageError(
+                f"{flag} {shown(given)} is not a list of name=value pairs with commas between"
+            )
+        if name in found:
+            raise UsageError(
+                f"{flag} names {shown(name)} twice: {shown(found[name])} and {shown(value)} "
+                "(allowed: once)"
+            )
+        try:
+            found[name] = handle_arg_string(value)
+        except ValueError as error:  # digits that are no number, as a raised 2
+            raise UsageError(f"{flag} {shown(name)}={shown(value)} is not a number") from error
+    return found
 
 
 def check_architecture(settings: Settings, model_type: str, allowed: Collection[str]) -> None:
     """Raise UsageError where a checkpoint is of none of the ``allowed`` architectures."""
     if model_type not in allowed:
         raise UsageError(
-            f"{settings.pair.policy} is a {model_type} checkpoint, which this --model name does "
-            f"not take (allowed: {', '.join(allowed)})"
+            f"{shown(settings.pair.policy)} is a {shown(model_type)} checkpoint, which this "
+            f"--model name does not take (allowed: {', '.join(allowed)})"
         )
 
 
@@ -98,7 +109,7 @@ def check_known(parent: str, constructor: Any, arguments: Collection[str]) -> No
     for name in arguments:
         if name not in known:
             raise UsageError(
-                f"{name} is not a model argument of {parent}; {did_you_mean(name, known)}"
+                f"{shown(name)} is not a model argument of {parent}; {did_you_mean(name, known)}"
                 f"Arguments: {', '.join(sorted(set(known) - {'kwargs'}))}"
             )
 

@@ -5,12 +5,13 @@ from typing import Any
 
 from torch import Tensor
 
-from replay_adapters.lmms_eval.arguments import parse_model_args
+from replay_adapters.lmms_eval.arguments import check_arguments, parse_model_args
 from replay_adapters.lmms_eval.batches import Row
 from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.lmms_eval.questions import Questions, quiet_bars
 from replay_adapters.session.session import Session, opened
 from replay_core import Pair, ReplayConfig, UsageError
+from replay_core.errors import shown
 from replay_core.model.vision import Inputs
 from replay_core.seeds import stable_seed
 from replay_core.studies.bench import Prompts, Question, Respond
@@ -37,26 +38,39 @@ class LmmsEvalBench:
         model: str = MODEL,
         device: str | None = None,
         include_path: str | None = None,
+        metric: str | None = None,
     ) -> None:
         if model not in MODEL_NAMES:
-            raise UsageError(f"--model {model} is not allowed (allowed: {', '.join(MODEL_NAMES)})")
+            raise UsageError(
+                f"--model {shown(model)} is not allowed (allowed: {', '.join(MODEL_NAMES)})"
+            )
         self.name, self.batch_size = task, batch_size
         with opened() as self.session:
             given = parse_model_args(arguments)
             method = given.get("replay_method")
             if method not in (None, "replay"):
                 raise UsageError(
-                    f"replay_method={method} is not allowed here: a study sets the method of its "
-                    "arms itself"
+                    f"replay_method={shown(method)} is not allowed here: a study sets the method "
+                    "of its arms itself"
                 )
-            self.settings = self.session.resolved.settings(given)
+            if device is not None and "device" in given:
+                raise UsageError(
+                    f"device={shown(given['device'])} in --model-args does not go with --device "
+                    f"{shown(device)} (allowed: one of the two)"
+                )
+            self.settings = self.session.resolved.settings({**given, "device": device})
+            check_arguments(model, batch_size, "")
             checkpoint = self.session.resolved.checkpoint(self.settings)
             self.settings.check_tasks([task])
             every = {"replay_layers": checkpoint.get_text_config().num_hidden_layers}
             flags = {"batch_size": batch_size, "device": device}
-            self.lm = _class_of(model)(**{**given, **_WHOLE, **every, **flags})
-            simple = self.lm.is_simple
-            self.questions = Questions(task, model, simple=simple, include_path=include_path)
+            made = _class_of(model)
+            kind = getattr(made, "kinds", {}).get(checkpoint.model_type, made)
+            self.questions = Questions(
+                task, model, simple=kind.is_simple, include_path=include_path
+            )
+            self.questions.check_metric(metric)
+            self.lm = made(**{**given, **_WHOLE, **every, **flags})
         self.lm.task_dict[task] = self.questions.task.dataset
         self._study = self.lm.answerer = _Study()
 

@@ -8,18 +8,17 @@ import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from replay_adapters.console import FAILED, FAULTY, check_transformers, refuse
-from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.settings.help import asks_for_help, lmms_eval_options, print_help
 
 if TYPE_CHECKING:
     from replay_adapters.session.session import Session
 
 PROGRAM = "lmms_eval"
-# What ``--tasks`` also takes: the names that there are.
-LISTS = ("list", "list_groups", "list_tags", "list_subtasks")
+# Upstream's other commands, whose arguments are its own matter.
+COMMANDS = ("tasks", "models", "ui", "serve", "power", "version", "tui", "mcp")
 
 
 def main() -> None:
@@ -32,17 +31,19 @@ def main() -> None:
         from lmms_eval.cli import dispatch
 
         print_help(dispatch.main, lmms_eval_options())
+    import lmms_eval.__main__ as harness
+    from lmms_eval.cli import dispatch
+
+    from replay_adapters.lmms_eval.patches import keep_task_managers
     from replay_adapters.session.session import opened
     from replay_core import UsageError
 
+    keep_task_managers(harness)
     with opened() as session:
         try:
-            _check_early(sys.argv[1:], session)
+            _check_early(sys.argv[1:], session, harness)
         except UsageError as error:
             refuse(PROGRAM, error)
-        import lmms_eval.__main__ as harness
-        from lmms_eval.cli import dispatch
-
         ended = _Ended()
         harness.cli_evaluate_single = _noting(harness.cli_evaluate_single, ended)
         dispatch.main()
@@ -75,31 +76,27 @@ class _Ended:
         return (FAULTY if faults else 0), told
 
 
-def _check_early(argv: list[str], session: "Session") -> None:
-    """Check our options, pair and checkpoints before the harness and any weights are loaded."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--model", "--model_args", "--tasks", "--gen_kwargs"):
-        parser.add_argument(name, default="")
-    parser.add_argument("--batch_size", "-b", default="1")
-    asked, _ = parser.parse_known_args(argv)
-    if not asked.model or asked.model in MODEL_NAMES:  # none: a --config file names them
-        from replay_adapters.lmms_eval.processes import count_processes_on_the_cpu
+def _check_early(argv: list[str], session: "Session", harness: Any) -> None:
+    """Check what is asked for, of every evaluation, before any weights are read."""
+    from replay_adapters.lmms_eval.early import check_evaluation
+    from replay_adapters.lmms_eval.flags import evaluations
 
-        count_processes_on_the_cpu()
-    if asked.model not in MODEL_NAMES or asked.tasks in LISTS:
-        return
-    from replay_adapters.lmms_eval.arguments import check_arguments, parse_model_args
-    from replay_adapters.lmms_eval.judges import check_named
+    if argv[:1] == ["eval"]:
+        argv = argv[1:]
+    if not argv or argv[0] in COMMANDS or "--tui" in argv:
+        return  # another command of upstream's, or its wizard
+    for given in evaluations(_parser(harness), argv):
+        check_evaluation(given, session, harness)
 
-    arguments = parse_model_args(asked.model_args)
-    check_arguments(asked.model, asked.batch_size, asked.gen_kwargs)
-    settings = session.resolved.settings(arguments)
-    tasks = [task for task in asked.tasks.split(",") if task]
-    settings.check_tasks(tasks)
-    # One leaves the answers unscored, the other starts a judge.
-    if not {"--predict_only", "--launcher_args"} & {part.partition("=")[0] for part in argv}:
-        check_named(tasks)
-    session.resolved.checkpoint(settings)
+
+def _parser(harness: Any) -> argparse.ArgumentParser:
+    """Return upstream's parser, which it makes and uses in one."""
+    typed, sys.argv = sys.argv, [PROGRAM]
+    try:
+        parser, _ = harness.parse_eval_args()
+    finally:
+        sys.argv = typed
+    return cast(argparse.ArgumentParser, parser)
 
 
 def _noting(evaluate: Any, ended: _Ended) -> Any:

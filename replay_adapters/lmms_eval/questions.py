@@ -13,6 +13,7 @@ from PIL import Image
 from replay_adapters.lmms_eval.metrics import number
 from replay_adapters.lmms_eval.patches import find_plugin_tasks
 from replay_core import UsageError
+from replay_core.errors import did_you_mean, shown
 from replay_core.studies.bench import Question
 
 # What lmms-eval's command line strips from an answer before it is scored.
@@ -35,6 +36,18 @@ class Questions:
         self.name = name
         self.task = _task(name, model, include_path, simple=simple)
         self._requests: dict[int, Any] = {}
+
+    def check_metric(self, metric: str | None) -> None:
+        """Raise UsageError where the task lists its metrics, and a named one is not among them.
+
+        A scorer may give more than the task lists: those are told when the first answer is scored.
+        """
+        listed = [str(entry["metric"]) for entry in self.task.config.metric_list or ()]
+        if metric is not None and listed and metric not in listed:
+            raise UsageError(
+                f"--metric {shown(metric)} is not a metric of task {self.name} (allowed: "
+                f"{', '.join(listed)})"
+            )
 
     def digest(self) -> str:
         """Return 12 hexadecimal digits of the task's configuration, the same in every process."""
@@ -129,17 +142,27 @@ def _task(name: str, model: str, include_path: str | None, *, simple: bool) -> A
     from lmms_eval.tasks import TaskManager, get_task_dict
 
     find_plugin_tasks(TaskManager)
-    manager = TaskManager("ERROR", include_path, model_name=model)
+    try:
+        manager = TaskManager("ERROR", include_path, model_name=model)
+    except Exception as error:  # whatever a file there makes of upstream's reader
+        if include_path is None:
+            raise
+        why = shown(" ".join(str(error).split()) or repr(error), 200)
+        raise UsageError(
+            f"--include-path {shown(include_path)} holds a task file that cannot be read: {why}"
+        ) from error
     if name not in manager.all_tasks:
         raise UsageError(
-            f"task {name} is not known (lmms_eval --tasks list shows all; your own ones need "
-            "--include-path)"
+            f"task {shown(name)} is not known; {did_you_mean(name, manager.all_tasks)}"
+            "`lmms_eval --tasks list` shows all; your own ones need --include-path"
         )
-    found = get_task_dict([name], manager, "simple" if simple else "chat")
-    task: Any = found.get(name)
-    if task is None or isinstance(task, dict | tuple):
-        members = ", ".join(map(str, found)) if task is None else ", ".join(map(str, task))
-        raise UsageError(f"task {name} is a group; give one task of it: {members}")
+    if manager.task_index[name]["type"] in ("group", "tag"):
+        raise UsageError(f"task {name} is a group; give one task of it: {_members(manager, name)}")
+    try:
+        task: Any = get_task_dict([name], manager, "simple" if simple else "chat")[name]
+    except Exception as error:  # whatever upstream's loader, or the task's own code, raises
+        why = shown(" ".join(str(error).split()) or repr(error), 200)
+        raise UsageError(f"task {name} and its data cannot be loaded: {why}") from error
     if task.OUTPUT_TYPE != "generate_until":
         raise UsageError(
             f"task {name} asks for {task.OUTPUT_TYPE}; the studies take generate_until tasks"
@@ -148,6 +171,15 @@ def _task(name: str, model: str, include_path: str | None, *, simple: bool) -> A
     if task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
     return task
+
+
+def _members(manager: Any, group: str) -> str:
+    """Return the names of a group's tasks, as its file or its tag has them."""
+    entry = manager.task_index[group]
+    listed = entry["task"] if entry["task"] != -1 else manager._get_config(group).get("task")
+    each = [listed] if isinstance(listed, str) else listed or ()
+    names = (one if isinstance(one, str) else one.get("task", one.get("group")) for one in each)
+    return ", ".join(map(str, names))
 
 
 def _shape(value: Any) -> str:

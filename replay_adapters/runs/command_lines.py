@@ -3,12 +3,14 @@
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from replay_adapters.runs.run import RunLog
-from replay_core import UsageError
+from replay_adapters.settings.options import unread_options
+from replay_adapters.settings.run_options import PREFIX
+from replay_core import ReplayConfig, UsageError
 
 # Flags of lmms-eval that decide what is asked or how it is scored, or where: value as by default.
 _LMMS_EVAL_FLAGS: dict[str, Any] = {
@@ -28,6 +30,11 @@ _LMMS_EVAL_FLAGS: dict[str, Any] = {
     "force_simple": False,
     "repeats": 1,
     "max_tokens": None,
+}
+# Options that the policy alone does not read, and is refused with.
+_OF_STEERING = {
+    "replay_method",
+    *(f"{PREFIX}{name}" for name in unread_options(ReplayConfig(method="none"))),
 }
 # Flags of VLMEvalKit whose value nobody else may see, and what stands for it.
 _KEYS = ("--judge-key", "--key")
@@ -69,7 +76,7 @@ def _of_lmms_eval(runs: Sequence[RunLog], *, twin: bool) -> str:
     given = {**results["config"], **(results["config"].get("resolved_cli_args") or {})}
     parts = re.split(r",(?![^\[]*\])", str(given.get("model_args") or ""))
     own = [part for part in parts if part]
-    kept = [part for part in own if part.split("=")[0].strip() != "replay_method"]
+    kept = [part for part in own if part.split("=")[0].strip() not in _OF_STEERING]
     where = str(given.get("output_path") or runs[0].path.parent).rstrip("/")
     words = ["lmms_eval", "--model", str(given.get("model") or results["model_source"])]
     words += ["--model_args", ",".join([*kept, "replay_method=none"] if twin else own)]
@@ -115,17 +122,23 @@ def _of_vlmevalkit(runs: Sequence[RunLog], *, twin: bool) -> str:
     name = f"{_bare(model.name, str(run.config['method']))}-{method}"
     if config:
         content = _json(Path(config[0]))
-        entry = {**content["model"][model.name], "replay_method": method}
+        entry = _own_options(content["model"][model.name], twin) | {"replay_method": method}
         data = {k: v for k, v in content["data"].items() if {k, v.get("dataset")} & set(tasks)}
         file = Path(config[0]).with_name(f"{name}.json")
         written = json.dumps({"model": {name: entry}, "data": data})
         words += ["vlmeval_replay", *others, "--config", str(file)]
         return f"printf %s {shlex.quote(written)} > {shlex.quote(str(file))} && {joined(words)}"
     words += ["vlmeval_replay", "--model", name, "--data", *tasks]
-    options = {k: v for k, v in arguments.items() if k not in ("pair", "replay_method")}
+    options = _own_options(arguments, twin)
+    options = {k: v for k, v in options.items() if k not in ("pair", "replay_method")}
     if options:
         words += ["--replay", ",".join(_option(*one) for one in options.items())]
     return joined([*words, *others])
+
+
+def _own_options(options: Mapping[str, Any], twin: bool) -> dict[str, Any]:
+    """Return the options of a run, or those that its twin, the policy alone, has as well."""
+    return {k: v for k, v in options.items() if not twin or k not in _OF_STEERING}
 
 
 def _option(name: str, value: Any) -> str:

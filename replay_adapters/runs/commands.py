@@ -1,11 +1,14 @@
 """The commands of ``activation-replay`` that make runs, and read finished ones."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from replay_adapters.console import Harness
+from replay_adapters.console import Harness, check_output
+from replay_core import UsageError
+from replay_core.errors import shown
 
 app = typer.Typer()
 
@@ -38,6 +41,8 @@ def compare(
     from replay_core.studies.figures import draw_compare
     from replay_core.studies.report import write_study
 
+    if output is not None:
+        check_output("--output", output)
     found = compare_runs(run_a, run_b, tasks=task or (), metric=metric, cluster=cluster, seed=seed)
     typer.echo("\n\n".join(told(one) for one in found))
     typer.echo("\n" + summary_table([summary_line(one) for one in found]))
@@ -111,7 +116,17 @@ def run(
     from replay_adapters.runs.table import planned, report
     from replay_adapters.settings.run_files import read_run_file
 
-    asked = Asking(harness.value, output, limit, batch_size, tuple(shlex.split(harness_args)))
+    check_output("--output", output)
+    for flag, number in (("tflops", tflops), ("bandwidth", bandwidth), ("memory-gb", memory_gb)):
+        if number is not None and not math.isfinite(number):
+            raise UsageError(f"--{flag} {number} is not allowed (allowed: a finite number)")
+    try:
+        more = tuple(shlex.split(harness_args))
+    except ValueError as error:
+        raise UsageError(
+            f"--harness-args {shown(harness_args)} is no part of a command line ({error})"
+        ) from error
+    asked = Asking(harness.value, output, limit, batch_size, more)
     file = read_run_file(table)
     found, left_out = cells(file, asked, pairs=pair or (), tasks=tasks or ())
     typer.echo("\n".join([file.title, *left_out, ""]))

@@ -7,10 +7,11 @@ from typing import Any
 
 from replay_adapters.runs.comparable import check_comparable
 from replay_adapters.runs.published import Published, published
-from replay_adapters.runs.reader import read_runs
+from replay_adapters.runs.reader import read_runs, reading_run
 from replay_adapters.runs.run import RunLog
 from replay_adapters.settings.benchmarks import benchmark_of
 from replay_core import UsageError
+from replay_core.errors import shown
 from replay_core.studies.stats.paired import PairedReport, paired_report
 from replay_core.studies.stats.resampling import holm
 
@@ -58,8 +59,8 @@ def compare_runs(
     )
     if ours.keys() != theirs.keys():
         raise UsageError(
-            f"the runs hold different tasks: {a} has {', '.join(sorted(ours))}; {b} has "
-            f"{', '.join(sorted(theirs))}; give --task"
+            f"the runs hold different tasks: {shown(a)} has {', '.join(sorted(ours))}; {shown(b)} "
+            f"has {', '.join(sorted(theirs))}; give --task"
         )
     pairs = [(run, theirs[task]) for task, run in ours.items()]
     return compare_logs(pairs, cluster=cluster, seed=seed)
@@ -80,10 +81,11 @@ def compare_logs(
     """
     reports, names = [], []
     for run, other in pairs:
-        check_comparable(run, other)
-        name, clusters = _clusters(run, cluster)
-        names.append(name)
-        reports.append(paired_report(run.scores, other.scores, clusters, seed=seed))
+        with reading_run(run.path):
+            check_comparable(run, other)
+            name, clusters = _clusters(run, cluster)
+            names.append(name)
+            reports.append(paired_report(run.scores, other.scores, clusters, seed=seed))
     adjusted = holm([report.p_value for report in reports])
     return [
         TaskComparison(run, other, report, p, (published(run), published(other)), name)

@@ -7,9 +7,11 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from replay_adapters.runs.reader import read_runs
+from replay_adapters.console import check_output
+from replay_adapters.runs.reader import read_runs, reading_run
 from replay_adapters.runs.run import Record
 from replay_core import UsageError
+from replay_core.errors import shown
 
 _LONGEST = 400  # characters of a text that are listed
 _SIDE = 1200  # pixels of the drawn image's longer side
@@ -39,28 +41,38 @@ class Conversation:
         return found
 
 
+def check_picture(file: Path) -> None:
+    """Raise UsageError where a picture cannot be written to a file, by its name."""
+    check_output("--picture", file.parent)
+    if file.is_dir() or file.suffix.lower() not in Image.registered_extensions():
+        raise UsageError(
+            f"--picture {shown(file)} is no name of a picture's file (allowed: one that ends with "
+            ".png, .jpg and the like)"
+        )
+
+
 def conversations(folder: Path, task: str | None, document: str | None) -> list[Conversation]:
     """Return a document's conversations in a run, one per repeat; the first document's where None.
 
     Raises:
         UsageError: there is no such run, task or document, or it has no turns.
     """
-    runs = [
-        run
-        for run in read_runs(folder, [task] if task else ())
-        if any(record.get("turn") is not None for record in run.records)
-    ]
+    read = read_runs(folder, [task] if task else ())
+    with reading_run(folder):
+        runs = [run for run in read if any(r.get("turn") is not None for r in run.records)]
     if not runs:
-        raise UsageError(f"{folder} holds no run with conversations (their records have a turn)")
+        raise UsageError(
+            f"{shown(folder)} holds no run with conversations (their records have a turn)"
+        )
     if len(runs) > 1:
         names = ", ".join(run.task for run in runs)
-        raise UsageError(f"{folder} holds conversations of {names}; name one with --task")
+        raise UsageError(f"{shown(folder)} holds conversations of {names}; name one with --task")
     (run,) = runs
     named = next(iter(run.items)) if document is None else document
     key = next((key for key in run.items if str(key) == str(named)), None)
     if key is None:
         some = ", ".join(map(str, list(run.items)[:8]))
-        raise UsageError(f"--document {named} is none of task {run.task} ({some} …)")
+        raise UsageError(f"--document {shown(named)} is none of task {run.task} ({some} …)")
     item = run.items[key]
     if not item.records:
         raise UsageError(f"document {key} of {run.task} has no records, as an answer from a cache")
@@ -72,7 +84,11 @@ def conversations(folder: Path, task: str | None, document: str | None) -> list[
 
 def listing(conversation: Conversation) -> Iterator[str]:
     """Yield the lines that tell what was written and shown, and how each turn was steered."""
-    one = conversation
+    with reading_run(conversation.task):
+        yield from _lines(conversation)
+
+
+def _lines(one: Conversation) -> Iterator[str]:
     yield f"{one.task}, document {one.document}: {len(one.turns)} turns, score {one.score:g}"
     for turn in one.turns:
         yield f"turn {turn['turn']}: {', '.join(_steering(turn))}"

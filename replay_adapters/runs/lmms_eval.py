@@ -20,6 +20,7 @@ from replay_adapters.runs.run import (
     score,
 )
 from replay_core import UsageError
+from replay_core.errors import shown
 from replay_core.jsonl import read_lines
 
 Sample = dict[str, Any]
@@ -51,7 +52,7 @@ def read_task(path: Path, results_file: Path, task: str, metric: str | None = No
     named = metric or _published(samples, task) or _first_of_all(samples, names)
     if not any(named in sample for sample in samples):
         raise UsageError(
-            f"metric {named!r} is no number per document in {path.name} (give --metric; the "
+            f"metric {shown(named)!r} is no number per document in {path.name} (give --metric; the "
             f"task names {', '.join(names) or 'none'})"
         )
     part = _part(samples, named, names)
@@ -108,9 +109,11 @@ def read_json(path: Path) -> dict[str, Any]:
         UsageError: it is no whole JSON file.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path} is no whole JSON file ({error})") from error
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is no whole JSON file ({shown(error)})") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} holds {shown(found)}, not a mapping of results")
     return found
 
 
@@ -122,8 +125,8 @@ def _samples(path: Path, results: Mapping[str, Any], task: str) -> list[Sample]:
     """
     try:
         samples = read_lines(path)
-    except ValueError as error:
-        raise UsageError(f"{path} is no file of JSON lines ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is no file of JSON lines ({shown(error)})") from error
     seen = set()
     for sample in samples:
         if sample["doc_id"] in seen:

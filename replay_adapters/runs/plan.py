@@ -14,7 +14,7 @@ from replay_adapters.settings.benchmarks import Benchmark, BenchmarkTask, benchm
 from replay_adapters.settings.options import Settings, resolve
 from replay_adapters.settings.run_files import Asked, Harness, Row, RunFile
 from replay_core import UsageError
-from replay_core.errors import did_you_mean
+from replay_core.errors import did_you_mean, shown
 
 # What scorers want to be set when they are imported, though they ask nobody.
 _WANTED = {"OPENAI_API_KEY": "none"}
@@ -183,7 +183,11 @@ def cells(
                 continue
             for arm in table.arms:
                 options = table.options(row, benchmark, arm)
-                settings = resolve({"pair": row.pair, **_prefixed(options)})
+                try:
+                    settings = resolve({"pair": row.pair, **_prefixed(options)})
+                except UsageError as error:
+                    where = f"{shown(row.pair)} {shown(benchmark)} {shown(arm)}"
+                    raise UsageError(f"{where}: {error}") from error
                 found.append(Cell(table, row, benchmark, arm, asking, settings))
     return found, left_out
 
@@ -203,4 +207,6 @@ def _check(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
         if name not in known:
             hint = did_you_mean(name, known)
             allowed = ", ".join(dict.fromkeys(known))
-            raise UsageError(f"{flag} {name} is not in the table; {hint}(allowed: {allowed})")
+            raise UsageError(
+                f"{flag} {shown(name)} is not in the table; {hint}(allowed: {allowed})"
+            )

@@ -14,6 +14,7 @@ from typing import Any
 
 from replay_adapters.settings.benchmarks import benchmark_of
 from replay_core import ReplayConfig, UsageError
+from replay_core.errors import shown
 
 # Model arguments that decide what a model sees of a picture or film.
 PIXEL_KEYS = ("min_pixels", "max_pixels", "total_pixels", "max_num_frames", "fps", "nframe")
@@ -52,6 +53,10 @@ class Item:
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Everything else in the harness's file that is text or a number."""
 
+    def __post_init__(self) -> None:
+        if any(not isinstance(record, Mapping) for record in self.records):
+            raise TypeError("a record is no mapping")
+
     @property
     def tokens(self) -> float | None:
         """New tokens, a mean over the document's answers."""
@@ -88,6 +93,10 @@ class RunLog:
     """The harness's own number for the metric, where it has one."""
     unscored: int = 0
     """Answers that the scorer could not score; they count as wrong."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.settings.get("config") or {}, Mapping):
+            raise TypeError("the plugin's config is no mapping")
 
     @property
     def scores(self) -> dict[Any, float]:
@@ -144,7 +153,7 @@ class RunLog:
             else:
                 fields = ", ".join(sorted({"question", *item.fields}))
                 raise UsageError(
-                    f"--cluster {name} is no field of {self.path.name} (allowed: {fields})"
+                    f"--cluster {shown(name)} is no field of {self.path.name} (allowed: {fields})"
                 )
         return found
 
@@ -158,9 +167,9 @@ def score(value: Any, metric: str, task: str, document: Any, path: Path) -> floa
     plain = value.item() if hasattr(value, "item") else value
     if isinstance(plain, bool | int | float) and math.isfinite(plain):
         return float(plain)
-    shown = "missing" if plain is None else repr(plain)
+    told = "missing" if plain is None else shown(repr(plain))
     raise UsageError(
-        f"metric {metric!r} of task {task} is {shown[:200]} for document {document} in {path} "
+        f"metric {shown(metric)!r} of task {task} is {told} for document {document} in {path} "
         "(allowed: a finite number for every document)"
     )
 

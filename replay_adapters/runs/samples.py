@@ -1,5 +1,6 @@
 """The scores of every logged answer of a run, where a document was answered several times."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 from replay_adapters.lmms_eval.bench import MODEL
 from replay_adapters.lmms_eval.questions import Questions
 from replay_adapters.runs.lmms_eval import answers_of
+from replay_adapters.runs.reader import reading_run
 from replay_core import UsageError
+from replay_core.errors import shown
 from replay_core.jsonl import finished_lines
 from replay_core.studies.report import Row
 from replay_core.studies.stats.passk import Samples
@@ -30,18 +33,25 @@ def read_samples(
     Raises:
         UsageError: there is no such file, it is cut, or it holds neither form.
     """
+    with reading_run(path):
+        return _read_samples(path, task, metric, include_path)
+
+
+def _read_samples(
+    path: Path, task: str | None, metric: str | None, include_path: str | None
+) -> Samples:
     files = [path] if path.is_file() else sorted(path.rglob("*.jsonl"))
     if task is not None and not path.is_file():
         files = [file for file in files if file.stem == task or file.stem.endswith(f"_{task}")]
     files = [file for file in files if not file.name.endswith(".part")]
     if not files:
-        raise UsageError(f"{path} holds no JSON lines with samples")
+        raise UsageError(f"{shown(path)} holds no JSON lines with samples")
     file = files[-1]
     lines = finished_lines(file)
     if all("correct" in line and "document" in line for line in lines):
-        return _plain_samples(lines)
+        return _plain_samples(lines, file)
     if all("scores" in line and "index" in line for line in lines):
-        return {line["index"]: list(map(float, line["scores"])) for line in lines}
+        return {line["index"]: [_verdict(one, file) for one in line["scores"]] for line in lines}
     if all("resps" in line and "doc_id" in line for line in lines):
         name = task or file.stem.split("_samples_", 1)[-1]
         return _rescored(lines, Questions(name, MODEL, include_path=include_path), metric)
@@ -51,10 +61,17 @@ def read_samples(
     )
 
 
-def _plain_samples(lines: Sequence[Row]) -> Samples:
+def _verdict(score: Any, file: Path) -> float:
+    """Return a sample's score, a finite number, or true or false."""
+    if not isinstance(score, bool | int | float) or not math.isfinite(score):
+        raise UsageError(f"{file} has a score of {shown(score)} (allowed: finite numbers)")
+    return float(score)
+
+
+def _plain_samples(lines: Sequence[Row], file: Path) -> Samples:
     found: dict[Any, list[float]] = defaultdict(list)
     for line in sorted(lines, key=lambda line: line.get("repeat", 0)):
-        found[line["document"]].append(float(line["correct"]))
+        found[line["document"]].append(_verdict(line["correct"], file))
     return dict(found)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from replay_adapters.console import check_output
 from replay_adapters.runs.command_lines import command_line
 from replay_adapters.runs.compare import TaskComparison, compare_logs
 from replay_adapters.runs.described import Entry, described
@@ -18,6 +19,7 @@ from replay_adapters.runs.run import RunLog
 from replay_adapters.runs.tables import row_of
 from replay_adapters.runs.twins import title_of, with_twins
 from replay_core import UsageError
+from replay_core.errors import shown
 
 # What a name may hold in a folder's or a file's name; anything else becomes an underscore.
 _UNSAFE = re.compile(r"[^\w.+-]+")
@@ -50,8 +52,9 @@ def submit(
         UsageError: ``output`` holds something already, a run has no twin, or runs are of several
             policies.
     """
+    check_output("--output", output.parent)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"--output {output} exists already; give a folder that does not")
+        raise UsageError(f"--output {shown(output)} exists already; give a folder that does not")
     pairs = with_twins(read_all(folders))
     policies = sorted({str(run.settings.get("policy")) for _, run in pairs})
     if len(policies) > 1:

@@ -19,6 +19,7 @@ from replay_adapters.runs.run import (
 )
 from replay_adapters.settings.benchmarks import benchmark_of
 from replay_core import UsageError
+from replay_core.errors import shown
 from replay_core.jsonl import read_lines
 
 # How the harness's scorers call the column that tells whether an item is right.
@@ -257,5 +258,5 @@ def _table(path: Path) -> Any:
     }
     try:
         return readers[path.suffix]()
-    except (ValueError, ImportError, BadZipFile) as error:
-        raise UsageError(f"{path} cannot be read as a table ({error})") from error
+    except (ValueError, KeyError, OSError, ImportError, RecursionError, BadZipFile) as error:
+        raise UsageError(f"{path} cannot be read as a table ({shown(error)})") from error

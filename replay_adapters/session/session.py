@@ -15,7 +15,8 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from replay_adapters.session.records import Key, RecordBook
-from replay_adapters.settings.options import Settings, check_checkpoints, resolve
+from replay_adapters.settings.checkpoints import check_checkpoints
+from replay_adapters.settings.options import Settings, resolve
 
 _open: ContextVar["Session | None"] = ContextVar("activation_replay_session", default=None)
 
@@ -50,7 +51,8 @@ class Resolved:
         Raises:
             UsageError: as there.
         """
-        key = (settings.pair.policy, settings.pair.base, settings.config.fingerprint())
+        devices = repr([settings.rest.get(name) for name in ("device", "device_map")])
+        key = (settings.pair.policy, settings.pair.base, settings.config.fingerprint(), devices)
         if key not in self._checkpoints:
             self._checkpoints[key] = check_checkpoints(settings)
         return self._checkpoints[key]

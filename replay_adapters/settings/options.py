@@ -5,6 +5,7 @@ Precedence: command line > preset by name > pair file > task file > harness.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from transformers import PretrainedConfig
 
 from replay_adapters.settings.benchmarks import answers_calls, without_loop
+from replay_adapters.settings.devices import check_device
+from replay_adapters.settings.harness_options import checked_arguments
 from replay_adapters.settings.pairs import PairFile, Protocol, read_pair
+from replay_adapters.settings.resources import expanded
 from replay_adapters.settings.run_options import (
     AS_TYPED,
     METHOD_OPTIONS,
@@ -26,10 +29,8 @@ from replay_adapters.settings.run_options import (
 )
 from replay_adapters.settings.tools import Boxes
 from replay_core import ReplayConfig, UsageError
-from replay_core.errors import did_you_mean, sentence
-from replay_core.pair.loading import load_config
+from replay_core.errors import did_you_mean, sentence, shown
 from replay_core.pair.lora import adapted_base
-from replay_core.pair.pair import check_configs
 
 EMBEDDED_PAIR = "demo"
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -127,47 +128,38 @@ def resolve(arguments: Mapping[str, Any]) -> Settings:
     run = _read(RunOptions, given)
     rest = dict(run.model_extra or {})
     typed = {k.removeprefix(PREFIX): rest.pop(k) for k in METHOD_OPTIONS if k in rest}
+    rest = checked_arguments(rest)
     method = typed.get("method")
     pair = _pair(run, alone=method == "none")
     preset = _preset(pair, run.replay_preset, method)
+    config = _config({**preset, **typed})
+    _refuse_unread(typed, run, config)
     named = run.replay_protocol or ("task" if pair.protocol == Protocol() else "pair")
     protocol = pair.protocol if named == "pair" else Protocol()
     journal = run.replay_journal
-    return Settings(
+    settings = Settings(
         pair=pair,
-        config=_config({**preset, **typed}),
+        config=config,
         protocol=protocol,
         protocol_name=named,
         dtype=run.dtype or pair.dtype,
-        rest={**protocol.harness_arguments(), **rest},
+        rest=checked_arguments({**protocol.harness_arguments(), **rest}),
         base_device=run.replay_base_device,
         base_quantization=run.replay_base_quantization,
-        journal=None if journal is None else Path(journal).expanduser(),
+        journal=None if journal is None else expanded(journal),
         preset=run.replay_preset,
         turns=run.replay_turns,
         boxes=run.replay_boxes,
     )
+    check_devices(settings)
+    return settings
 
 
-def check_checkpoints(settings: Settings) -> PretrainedConfig:
-    """Check the checkpoints' configs against each other and the options.
-
-    Returns the config of the checkpoint that answers.
-
-    Raises:
-        UsageError: a checkpoint is missing, the two are no pair, or a layer does not exist.
-    """
-    files = settings.pair
-    on_the_base = settings.config.method == "base" or adapted_base(files.policy) is not None
-    config = load_config(files.base if on_the_base else files.policy)
-    if settings.config.steers:
-        base = load_config(settings.pair.base)
-        check_configs(config, base, settings.pair.policy, settings.pair.base)
-        try:
-            settings.config.layer_indices(config.get_text_config().num_hidden_layers)
-        except UsageError as error:
-            raise UsageError(f"{PREFIX}{error}") from error
-    return config
+def check_devices(settings: Settings, *, here: bool = False) -> None:
+    """Raise UsageError where a device that was named is none or, with ``here``, is not there."""
+    check_device(f"{PREFIX}base_device", settings.base_device, here=here)
+    check_device("device", settings.rest.get("device"), here=here)
+    check_device("device_map", settings.rest.get("device_map"), spread=True, here=here)
 
 
 def _refuse_unknown(given: Iterable[str]) -> None:
@@ -175,7 +167,29 @@ def _refuse_unknown(given: Iterable[str]) -> None:
         if name.startswith(PREFIX) and name not in REPLAY_OPTIONS:
             hint = did_you_mean(name, REPLAY_OPTIONS, cutoff=0.8)
             allowed = ", ".join(sorted(REPLAY_OPTIONS))
-            raise UsageError(f"{name} is not an option; {hint}Options: {allowed}")
+            raise UsageError(f"{shown(name)} is not an option; {hint}Options: {allowed}")
+
+
+def unread_options(config: ReplayConfig) -> dict[str, str]:
+    """Return the options that settings leave without effect → the setting that does so."""
+    found = dict(config.unread)
+    if not config.steers:
+        found |= dict.fromkeys(("base_device", "base_quantization"), f"method={config.method}")
+    if config.method != "replay":
+        found["turns"] = f"method={config.method}"
+    return found
+
+
+def _refuse_unread(typed: Mapping[str, Any], run: RunOptions, config: ReplayConfig) -> None:
+    """Refuse what was typed and would change nothing; a pair's file may have it all the same."""
+    own = [name for name in RunOptions.model_fields if name in run.model_fields_set]
+    given = {**typed, **{name.removeprefix(PREFIX): getattr(run, name) for name in own}}
+    for name, why in unread_options(config).items():
+        if name in given:
+            raise UsageError(
+                f"{PREFIX}{name}={shown(given[name])} changes nothing beside {PREFIX}{why}; leave "
+                "one of the two out"
+            )
 
 
 def _read(model: type[_Model], values: Mapping[str, Any], prefix: str = "") -> _Model:
@@ -198,13 +212,13 @@ def _pair(run: RunOptions, *, alone: bool) -> PairFile:
     if policy is None:
         if base is not None:
             raise UsageError(
-                f"replay_base={base} needs its policy: give pretrained=POLICY, or pair=NAME"
+                f"replay_base={shown(base)} needs its policy: give pretrained=POLICY, or pair=NAME"
             )
         return read_pair(EMBEDDED_PAIR)
     base = base or adapted_base(policy) or (policy if alone else None)
     if base is None:
         raise UsageError(
-            f"replay_base is missing: pretrained={policy} names only the policy; add "
+            f"replay_base is missing: pretrained={shown(policy)} names only the policy; add "
             "replay_base=BASE (the checkpoint before RLVR), or take pair=NAME, a LoRA adapter, "
             "or replay_method=none"
         )
@@ -214,8 +228,8 @@ def _pair(run: RunOptions, *, alone: bool) -> PairFile:
 def _config(options: Mapping[str, Any]) -> ReplayConfig:
     """Return the method's settings; layers and thresholds are more than a text."""
     values = dict(options)
-    if isinstance(text := values.get("layers"), str) and text.startswith("["):
-        with suppress(ValueError):  # text that is no list is refused below
+    if isinstance(text := values.get("layers"), str) and text.strip().startswith("["):
+        with suppress(ValueError, RecursionError):  # text that is no list is refused below
             values["layers"] = json.loads(text)
     if isinstance(given := values.get("thresholds"), str) and given not in ("dynamic", "release"):
         values["thresholds"] = read_thresholds(given)
@@ -226,21 +240,21 @@ def _preset(pair: PairFile, name: str | None, method: str | None) -> dict[str, A
     """Return the settings that stand in a pair's file for a method, with a preset over them."""
     if name is None:
         return pair.inject if method == "inject" else pair.replay
+    given = f"{PREFIX}preset={shown(name)}"
     if not pair.presets:
         raise UsageError(
-            f"{PREFIX}preset={name} is not possible: the pair {pair.name} has no presets (they "
-            "stand under `presets` in a pair's file)"
+            f"{given} is not possible: the pair {pair.name} has no presets (they stand under "
+            "`presets` in a pair's file)"
         )
     if name not in pair.presets:
         nearest = get_close_matches(name, pair.presets, n=len(pair.presets), cutoff=0)
         raise UsageError(
-            f"{PREFIX}preset={name} is not a preset of the pair {pair.name} (allowed: "
-            f"{', '.join(nearest)})"
+            f"{given} is not a preset of the pair {pair.name} (allowed: {', '.join(nearest)})"
         )
     if method == "inject":
         raise UsageError(
-            f"{PREFIX}preset={name} does not go with {PREFIX}method=inject (allowed: replay, none "
-            "or base): an injection's settings stand under `inject` in the pair's file"
+            f"{given} does not go with {PREFIX}method=inject (allowed: replay, none or base): an "
+            "injection's settings stand under `inject` in the pair's file"
         )
     return {**pair.replay, **pair.presets[name]}
 
@@ -252,14 +266,25 @@ def read_thresholds(path: str) -> dict[int, float]:
         UsageError: there is no such file, or it holds something else.
     """
     try:
-        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-        return {int(layer): float(nats) for layer, nats in content["thresholds"].items()}
+        content = json.loads(expanded(path).read_text(encoding="utf-8"))
+        entropies = {int(layer): nats for layer, nats in content["thresholds"].items()}
     except OSError as error:
         raise UsageError(
-            f"replay_thresholds={path} is not allowed (allowed: {AS_TYPED['thresholds']})"
+            f"replay_thresholds={shown(path)} is not allowed (allowed: {AS_TYPED['thresholds']})"
         ) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(
-            f"replay_thresholds={path} holds no entropies per layer, as "
-            '{"thresholds": {"0": 1.25, "1": 2.5}} does'
-        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _no_entropies(path) from error
+    if not entropies or not all(map(_is_entropy, entropies.values())):
+        raise _no_entropies(path)
+    return {layer: float(nats) for layer, nats in entropies.items()}
+
+
+def _is_entropy(nats: Any) -> bool:
+    return type(nats) in (int, float) and 0 < nats < math.inf
+
+
+def _no_entropies(path: str) -> UsageError:
+    return UsageError(
+        f"replay_thresholds={shown(path)} holds no entropies per layer, as "
+        '{"thresholds": {"0": 1.25, "1": 2.5}} does'
+    )

@@ -7,10 +7,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from replay_adapters.settings.answers import AnswerFormat
-from replay_adapters.settings.resources import resource
+from replay_adapters.settings.harness_options import (
+    FROM_1,
+    Count,
+    checked_arguments,
+    checked_decoding,
+)
+from replay_adapters.settings.resources import expanded, is_file, is_folder, resource
 from replay_adapters.settings.tools import ToolProtocol
 from replay_adapters.settings.yaml_files import read_mapping
-from replay_core import UsageError
+from replay_core import ReplayConfig, UsageError
 from replay_core.errors import did_you_mean, sentence, shown
 
 QUESTION = "{Question}"
@@ -30,9 +36,9 @@ class Protocol(BaseModel):
     """The kind of question that is asked: one of ``type_suffixes``."""
     user_suffix: str | None = None
     """Text behind the task's own question, and behind all of the above."""
-    min_pixels: int | None = Field(None, gt=0)
-    max_pixels: int | None = Field(None, gt=0)
-    max_num_frames: int | None = Field(None, gt=0)
+    min_pixels: Count = Field(None, description=FROM_1)
+    max_pixels: Count = Field(None, description=FROM_1)
+    max_num_frames: Count = Field(None, description=FROM_1)
     answer: AnswerFormat = AnswerFormat()
     """How the final answer is marked, which is taken out of the text for the scorer."""
     tools: ToolProtocol | None = None
@@ -52,11 +58,21 @@ class Protocol(BaseModel):
             raise ValueError(f"{template.count(QUESTION)} times {QUESTION} instead of once")
         return template
 
+    @field_validator("generation")
+    @classmethod
+    def _are_settings_of_decoding(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return checked_decoding(given, "")
+
+    @model_validator(mode="after")
+    def _pixels_are_in_order(self) -> "Protocol":
+        checked_arguments(self.harness_arguments())
+        return self
+
     @model_validator(mode="after")
     def _type_is_known(self) -> "Protocol":
         if self.question_type is not None and self.question_type not in self.type_suffixes:
             raise ValueError(
-                f"question_type={self.question_type} has no suffix (allowed: "
+                f"question_type={shown(self.question_type)} has no suffix (allowed: "
                 f"{', '.join(self.type_suffixes) or 'none, as there are no type_suffixes'})"
             )
         return self
@@ -105,7 +121,7 @@ class PairFile(BaseModel):
             if not any(f"{one}.".startswith(f"{path}.") for one in given):
                 raise ValueError(f"sources.{shown(path)} is of a field that is not given")
         for path in given.intersection(self.unknown):
-            raise ValueError(f"unknown names {path}, which is given")
+            raise ValueError(f"unknown names {shown(path)}, which is given")
         return self
 
     def given(self) -> list[str]:
@@ -118,6 +134,20 @@ class PairFile(BaseModel):
         while path and path not in self.sources:
             path = path.rpartition(".")[0]
         return self.sources.get(path)
+
+    @model_validator(mode="after")
+    def _options_are_allowed(self) -> "PairFile":
+        every = {"replay": self.replay, "inject": {"method": "inject", **self.inject}}
+        every |= {f"presets.{name}": {**self.replay, **own} for name, own in self.presets.items()}
+        for where, options in every.items():
+            # What else `thresholds` may be is a file, which need not be there yet.
+            fixed = "release" if isinstance(options.get("thresholds"), str) else None
+            known = {**options, "thresholds": fixed} if fixed else options
+            try:
+                ReplayConfig(**known)
+            except ValidationError as error:
+                raise ValueError(sentence(error, ReplayConfig, f"{where}.")) from error
+        return self
 
     @model_validator(mode="after")
     def _presets_are_of_replay(self) -> "PairFile":
@@ -155,7 +185,7 @@ def read_pair(name_or_path: str) -> PairFile:
     beside = {"name": pair.name or path.stem}
     for role in ("policy", "base", "processor"):
         where = getattr(pair, role)
-        if where and (path.parent / where).is_dir():
+        if where and is_folder(path.parent / where):
             beside[role] = str((path.parent / where).resolve())
     return pair.model_copy(update=beside)
 
@@ -167,7 +197,7 @@ def _parsed(path: Path, *state: int) -> PairFile:
     try:
         return PairFile(**content)
     except ValidationError as error:
-        raise UsageError(f"pair file {path}: {sentence(error, PairFile)}") from error
+        raise UsageError(f"pair file {shown(path)}: {sentence(error, PairFile)}") from error
 
 
 def pair_text(name_or_path: str) -> str:
@@ -185,11 +215,11 @@ def pair_text(name_or_path: str) -> str:
 def _file_of(name_or_path: str) -> Path:
     """Return the file of a shipped pair, or the file that a path names."""
     shipped = resource("configs") / "pairs" / f"{name_or_path}.yaml"
-    path = shipped if shipped.is_file() else Path(name_or_path).expanduser()
-    if not path.is_file():
+    path = shipped if is_file(shipped) else expanded(name_or_path)
+    if not is_file(path):
         hint = did_you_mean(repr(name_or_path), map(repr, pair_names()))
         raise UsageError(
-            f"pair={name_or_path} is neither a shipped pair nor a pair file; {hint}"
+            f"pair={shown(name_or_path)} is neither a shipped pair nor a pair file; {hint}"
             f"shipped pairs: {', '.join(pair_names())}"
         )
     return path

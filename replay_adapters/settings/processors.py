@@ -15,11 +15,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from loguru import logger
-from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
+from transformers import AutoProcessor, AutoTokenizer, PretrainedConfig, ProcessorMixin
 from transformers.utils.hub import cached_file
 
 from replay_adapters.settings.options import Settings
 from replay_core import UsageError
+from replay_core.errors import shown
 from replay_core.pair.identity import checkpoint_revision
 
 _IMAGES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
@@ -49,6 +50,63 @@ def processor_of(settings: Settings) -> Processor:
     return _found(settings.processor_source, settings.pair.base, settings.pair.processor)
 
 
+def check_processor(settings: Settings, config: PretrainedConfig) -> None:
+    """Check that a run's processor makes inputs for the model whose config this is.
+
+    Raises:
+        UsageError: there is none that can be loaded, or it is another model's: it marks pictures
+            by another token, cuts them into other patches, or has more tokens than the model.
+    """
+    source = processor_of(settings).source
+    why = _foreign(source, checkpoint_revision(source), config)
+    if why is not None:
+        raise UsageError(
+            f"the processor of {shown(settings.processor_source)} is not one for "
+            f"{shown(settings.pair.policy)}: {why}"
+        )
+
+
+def _foreign(source: str, revision: str, config: PretrainedConfig) -> str | None:
+    """Return why a processor is another model's; None where nothing says so."""
+    processor = _loaded(source, revision)
+    vision = getattr(config, "vision_config", None)
+    images, tokenizer = (
+        getattr(processor, part, None) for part in ("image_processor", "tokenizer")
+    )
+    words = 0 if tokenizer is None else len(tokenizer)
+    # Gemma 3's begins an image with one token and marks its places by another.
+    places = getattr(processor, "image_token_ids", None) or [_known(processor, "image_token_id")]
+    wanted = _known(config, "image_token_id")
+    marked = wanted if wanted in places else places[0]
+    facts = {
+        "the id of its image token": (marked, config, "image_token_id"),
+        "its patch_size": (_known(images, "patch_size"), vision, "patch_size"),
+        "its merge_size": (_known(images, "merge_size"), vision, "spatial_merge_size"),
+    }
+    for what, (ours, where, name) in facts.items():
+        theirs = _known(where, name)
+        if ours is not None and theirs is not None and ours != theirs:
+            return f"{what} is {ours}, and the model's is {theirs}"
+    most = config.get_text_config().vocab_size
+    return f"it has {words} tokens, and the model {most}" if words > most else None
+
+
+def _known(owner: Any, name: str) -> int | None:
+    """Return a whole number that stands under a name; None where something else, or nothing, does.
+
+    Sides that are equal may stand as a pair or by name.
+    """
+    value = getattr(owner, name, None)
+    sides = list(value) if isinstance(value, list | tuple) else [value]
+    return sides[0] if len(set(map(str, sides))) == 1 and type(sides[0]) is int else None
+
+
+@lru_cache(maxsize=16)
+def _loaded(source: str, revision: str) -> Any:
+    """Return the processor whose files are of this revision."""
+    return AutoProcessor.from_pretrained(source, trust_remote_code=False)
+
+
 def processor_revision(settings: Settings) -> str:
     """Return what identifies the processor that is used: its chat template, tokenizer and all."""
     return "+".join(checkpoint_revision(part) for part in processor_of(settings).parts)
@@ -74,7 +132,8 @@ def _found(source: str, base: str, named: str | None) -> Processor:
         f"is missing is taken from its base {base}"
     )
     own_template = any(_file(source, name) for name in _TEMPLATE) or (
-        not text and AutoTokenizer.from_pretrained(source).chat_template is not None
+        not text
+        and AutoTokenizer.from_pretrained(source, trust_remote_code=False).chat_template is not None
     )
     if images and text and not own_template:
         return Processor(base, (base,))
@@ -112,12 +171,12 @@ def _say(warning: str) -> None:
 def _trouble(source: str, revision: str) -> tuple[str, str]:
     """Return why a checkpoint's image processor and tokenizer cannot be used; empty if they can."""
     _check_readable(source)
-    return _trouble_with_images(source), _trouble_with_text(source)
+    return _trouble_with_images(source, revision), _trouble_with_text(source)
 
 
-def _trouble_with_images(source: str) -> str:
+def _trouble_with_images(source: str, revision: str) -> str:
     try:
-        processor = AutoProcessor.from_pretrained(source)
+        processor = _loaded(source, revision)
     except _UNUSABLE as error:
         return _first_sentence(error)
     if not isinstance(processor, ProcessorMixin):  # transformers then makes do with a tokenizer
@@ -127,7 +186,7 @@ def _trouble_with_images(source: str) -> str:
 
 def _trouble_with_text(source: str) -> str:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except _UNUSABLE as error:
         return _first_sentence(error)
     # Without its files transformers makes one without vocabulary, which reads any text as empty.

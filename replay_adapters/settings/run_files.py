@@ -1,16 +1,15 @@
 """Files of ``configs/runs``: every cell of a table, with its arms, its tasks and its settings."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from replay_adapters.settings.resources import resource
+from replay_adapters.settings.resources import expanded, is_file, resource
 from replay_adapters.settings.run_options import REPLAY_OPTIONS
 from replay_adapters.settings.yaml_files import read_mapping
 from replay_core import UsageError
-from replay_core.errors import did_you_mean, sentence
+from replay_core.errors import did_you_mean, sentence, shown
 
 BASELINE = "none"
 Harness = Literal["lmms-eval", "vlmevalkit"]
@@ -109,7 +108,7 @@ def _check(where: str, given: Sequence[str] | set[str], known: Any) -> None:
     for name in sorted(given):
         if name not in known:
             hint = did_you_mean(name, known)
-            raise ValueError(f"{where} names {name!r}; {hint}(allowed: {', '.join(known)})")
+            raise ValueError(f"{where} names {shown(name)!r}; {hint}(allowed: {', '.join(known)})")
 
 
 def run_file_names() -> list[str]:
@@ -124,15 +123,15 @@ def read_run_file(name_or_path: str) -> RunFile:
         UsageError: there is no such table, or the file is none; the sentence names file and field.
     """
     shipped = resource("configs") / "runs" / f"{name_or_path}.yaml"
-    path = shipped if shipped.is_file() else Path(name_or_path).expanduser()
-    if not path.is_file():
+    path = shipped if is_file(shipped) else expanded(name_or_path)
+    if not is_file(path):
         hint = did_you_mean(name_or_path, run_file_names())
         raise UsageError(
-            f"{name_or_path} is neither a shipped table nor a run file; {hint}"
+            f"{shown(name_or_path)} is neither a shipped table nor a run file; {hint}"
             f"shipped tables: {', '.join(run_file_names())}"
         )
     content = read_mapping(path, "run file", "'title', 'tasks', 'arms' and 'rows'")
     try:
         return RunFile(**content)
     except ValidationError as error:
-        raise UsageError(f"run file {path}: {sentence(error, RunFile)}") from error
+        raise UsageError(f"run file {shown(path)}: {sentence(error, RunFile)}") from error

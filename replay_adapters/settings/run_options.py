@@ -5,11 +5,12 @@ what reads, refuses or lists options takes them from here. As there, a field's `
 what is allowed, and the text below it what it does. Needs neither torch nor a harness.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from replay_core import ReplayConfig
+from replay_core.config import not_a_truth_value
 
 PREFIX = "replay_"
 # What is typed, where the method's setting itself is more than a text.
@@ -47,7 +48,9 @@ class RunOptions(BaseModel):
     """``pair``: the pair's own prompt, pixels and decoding, the default where it has any; ``task``:
     the task's."""
 
-    replay_base_device: str | int | None = Field(None, description="cpu, cuda, cuda:1 and the like")
+    replay_base_device: Annotated[str | int, BeforeValidator(not_a_truth_value)] | None = Field(
+        None, description="cpu, cuda, cuda:1 and the like"
+    )
     """Where the base is held, when not beside the policy."""
 
     replay_base_quantization: Literal["8bit", "4bit"] | None = Field(
@@ -67,18 +70,6 @@ class RunOptions(BaseModel):
 
     replay_journal: str | None = Field(None, description="a file")
     """Answers are kept there batch by batch; the same command, started again, goes on."""
-
-    @field_validator("replay_base_device")
-    @classmethod
-    def _is_a_device(cls, name: str | int | None) -> str | int | None:
-        if name is not None:
-            import torch  # here, since a list of the options must not cost its import
-
-            try:
-                torch.device(name)
-            except RuntimeError as error:
-                raise ValueError(str(error)) from error
-        return name
 
 
 METHOD_OPTIONS = [PREFIX + name for name in ReplayConfig.model_fields]

@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from replay_core.config import Whole
 
 IMAGE = "<image>"
 Boxes = Literal["mapped", "published"]
@@ -15,7 +17,7 @@ class ToolProtocol(BaseModel):
 
     name: str = Field(min_length=1)
     """The only tool: the ``name`` of a call."""
-    max_turns: int = Field(gt=0)
+    max_turns: Whole = Field(gt=0, description="a whole number from 1 on")
     """How many texts the model may write in one conversation."""
     stop: str = Field("</tool_call>", min_length=1)
     """Decoding stops behind this text."""
@@ -26,10 +28,10 @@ class ToolProtocol(BaseModel):
     for each of them."""
     response: tuple[str, ...]
     """The parts of the user's turn that answers a call; ``<image>`` stands for the crop."""
-    factor: int = Field(28, gt=0)
+    factor: Whole = Field(28, gt=0, description="a whole number from 1 on")
     """Both sides of a picture, as it is shown, are multiples of this."""
-    min_crop_pixels: int = Field(gt=0)
-    max_crop_pixels: int = Field(gt=0)
+    min_crop_pixels: Whole = Field(gt=0, description="a whole number from 1 on")
+    max_crop_pixels: Whole = Field(gt=0, description="a whole number from 1 on")
 
     @field_validator("response")
     @classmethod
@@ -37,3 +39,12 @@ class ToolProtocol(BaseModel):
         if parts.count(IMAGE) != 1:
             raise ValueError(f"{parts.count(IMAGE)} parts are {IMAGE} instead of one")
         return parts
+
+    @model_validator(mode="after")
+    def _smallest_crop_is_not_above_the_largest(self) -> "ToolProtocol":
+        if self.min_crop_pixels > self.max_crop_pixels:
+            raise ValueError(
+                f"min_crop_pixels={self.min_crop_pixels} is above "
+                f"max_crop_pixels={self.max_crop_pixels} (allowed: at most that)"
+            )
+        return self

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from replay_core import UsageError
+from replay_core.errors import shown
 
 _BYTES, _DEPTH, _QUOTED = 64 * 1024, 16, 80
 
@@ -42,29 +43,38 @@ def _refused(where: Any, why: str) -> yaml.YAMLError:
     return yaml.MarkedYAMLError(problem=why, problem_mark=where.start_mark)
 
 
+def read_yaml(path: Path, what: str) -> Any:
+    """Return what stands in a YAML file; ``what`` the file is.
+
+    Raises:
+        UsageError: it cannot be read, is larger than 64 KiB, or holds an alias, a key twice or
+            values nested deeper than 16 levels.
+    """
+    named = f"{what} {shown(path)}"
+    try:
+        with path.open("rb") as file:
+            data = file.read(_BYTES + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"{named} cannot be read: {why}") from error
+    if len(data) > _BYTES:
+        raise UsageError(f"{named} has {path.stat().st_size} bytes (allowed: at most {_BYTES})")
+    try:
+        return yaml.load(data.decode("utf-8"), Loader=_Plain)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"{named} is not YAML: {_reason(error)}") from error
+
+
 def read_mapping(path: Path, what: str, wanted: str) -> dict[str, Any]:
     """Return the mapping in a YAML file; ``what`` the file is, and the mapping ``wanted`` there.
 
     Raises:
-        UsageError: it cannot be read, is larger than 64 KiB, or holds something else, an alias, a
-            key twice or values nested deeper than 16 levels.
+        UsageError: as :func:`read_yaml`, or it holds something else.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"{what} {path} cannot be read: {error.strerror}") from error
-    if len(data) > _BYTES:
-        raise UsageError(
-            f"{what} {path} has {path.stat().st_size} bytes (allowed: at most {_BYTES})"
-        )
-    try:
-        content = yaml.load(data.decode("utf-8"), Loader=_Plain)
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{what} {path} is not YAML: {_reason(error)}") from error
+    content = read_yaml(path, what)
     if not isinstance(content, dict):
         raise UsageError(
-            f"{what} {path} holds {type(content).__name__}, not a mapping with {wanted}"
+            f"{what} {shown(path)} holds {type(content).__name__}, not a mapping with {wanted}"
         )
     return {str(key): value for key, value in content.items()}
 

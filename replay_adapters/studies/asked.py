@@ -56,6 +56,7 @@ class Asked:
         from replay_adapters.console import quiet_logs
         from replay_adapters.lmms_eval.bench import LmmsEvalBench
 
+        self.check()
         quiet_logs()
         named = [f"pair={self.pair}"] if self.pair else []
         return LmmsEvalBench(
@@ -65,11 +66,39 @@ class Asked:
             model=self.model,
             device=self.device,
             include_path=self.include_path,
+            metric=self.metric,
         )
+
+    def check(self) -> None:
+        """Check what needs neither pair nor task: where to write, and where tasks lie.
+
+        Raises:
+            UsageError: a file stands in the place of a folder, or there is none.
+        """
+        from replay_adapters.console import check_output
+        from replay_core import UsageError
+        from replay_core.errors import shown
+
+        check_output("--output", self.output)
+        if self.include_path is not None and not Path(self.include_path).is_dir():
+            raise UsageError(f"--include-path {shown(self.include_path)} is no folder")
 
     def of(self, run: Callable[..., Any], **own: Any) -> Any:
         """Return what a study that compares answers finds, with its own options."""
         return run(self.bench(), self.output, self.n, **own, metric=self.metric, seed=self.seed)
+
+
+def check_twin(checkpoint: str) -> None:
+    """Check, by its small files and headers, a checkpoint that a study loads beside the pair.
+
+    Raises:
+        UsageError: it cannot be loaded.
+    """
+    from replay_core.pair.loading import load_config
+    from replay_core.pair.weight_files import check_weights
+
+    load_config(checkpoint)
+    check_weights(Path(checkpoint))
 
 
 app = typer.Typer()

@@ -1,11 +1,12 @@
 """The study commands of ``activation-replay``; each asks one question of a pair and a task."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from replay_adapters.studies.asked import Asked, study
+from replay_adapters.studies.asked import Asked, check_twin, study
 from replay_adapters.studies.asked import app as app
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ DEMO_DEV = "replay_demo_dev"
 @study("metric")
 def drift(
     asked: Asked,
-    quantiles: Annotated[int, typer.Option(min=2, help="Entropy quantiles, 5 or 10.")] = 5,
+    quantiles: Annotated[int, typer.Option(min=2, max=100, help="Entropy quantiles, 5 or 10.")] = 5,
     null_policy: Annotated[
         str | None, typer.Option(help="A checkpoint trained otherwise, as an SFT twin.")
     ] = None,
@@ -25,6 +26,8 @@ def drift(
     """Does the policy drift more where its base was sure? KL by layer and entropy, with nulls."""
     from replay_core.studies.drift import run
 
+    if null_policy is not None:
+        check_twin(null_policy)
     bench = asked.bench()
     found = run(
         bench, asked.output, asked.n, quantiles=quantiles, null_policy=null_policy, seed=asked.seed
@@ -45,7 +48,7 @@ def perturbation(
     """Does less low-entropy drift go with right answers that are easier to say? Pixel noise."""
     from replay_core.studies.perturbation import run
 
-    ladder = _numbers(sigmas, "--sigmas")
+    ladder = _numbers(sigmas, "--sigmas", least=0)
     found = asked.of(run, sigmas=ladder, draws=draws, samples=samples)
     typer.echo("\n" + found.told())
     _done(asked.output, "perturbation")
@@ -87,7 +90,8 @@ def grid(
     """How much hangs on γ, α and a dynamic threshold? (Table 5's form; choose on a dev split)."""
     from replay_core.studies.grid import run
 
-    rows, columns = _numbers(gammas, "--gammas"), _numbers(alphas, "--alphas") or None
+    rows = _numbers(gammas, "--gammas", above=0, most=1)
+    columns = _numbers(alphas, "--alphas", above=0, most=1e12) if alphas.strip() else None
     found = asked.of(run, gammas=rows, alphas=columns, held_out=held_out)
     typer.echo("\n" + found.told())
     _done(asked.output, "grid")
@@ -101,7 +105,7 @@ def passk(
         typer.Argument(help="NAME=FOLDER_OR_FILE of logged samples; samples the arms without."),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Answers per document and arm.")] = 16,
-    temperature: Annotated[float, typer.Option(min=0.01)] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0.01, max=1000)] = 1.0,
 ) -> None:
     """Does replay raise Pass@K? Base, policy, + replay, + inject, or any logged samples."""
     from replay_core.studies.passk import run
@@ -118,14 +122,20 @@ def _passk_of_logs(runs: list[str], asked: Asked) -> "PassKResult":
     from replay_adapters.console import quiet_logs
     from replay_adapters.runs.samples import read_samples
     from replay_core import UsageError
+    from replay_core.errors import shown
     from replay_core.studies.passk import report
 
+    asked.check()
     quiet_logs()
     paths = {}
     for run in runs:
         name, separator, path = run.partition("=")
-        if not separator:
-            raise UsageError(f"{run} is not NAME=FOLDER_OR_FILE, as in policy=results/policy")
+        if name in paths:
+            raise UsageError(f"{shown(name)} names two runs (allowed: a name for each)")
+        if not separator or not name or not path:
+            raise UsageError(
+                f"{shown(run)} is not NAME=FOLDER_OR_FILE, as in policy=results/policy"
+            )
         paths[name] = path
     how = {"task": asked.task, "metric": asked.metric, "include_path": asked.include_path}
     logged = {name: read_samples(Path(path), **how) for name, path in paths.items()}
@@ -147,7 +157,8 @@ def overlay(
     """What was masked, and where does x act? A picture for each chosen item."""
     from replay_core.studies.overlay import run
 
-    chosen = [int(number) for number in _numbers(documents, "--documents")]
+    listed = _numbers(documents, "--documents", least=0, whole=True) if documents.strip() else []
+    chosen = [int(number) for number in listed]
     found = run(asked.bench(), asked.output, asked.n, chosen=chosen, most=most, metric=asked.metric)
     typer.echo("\n" + found.told(asked.output))
 
@@ -190,19 +201,46 @@ def _done(folder: Path, study: str) -> None:
     typer.echo("\n" + "\n".join(files))
 
 
-def _numbers(text: str, option: str) -> list[float]:
+def _numbers(
+    text: str,
+    option: str,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float = math.inf,
+    whole: bool = False,
+) -> list[float]:
+    """Return the numbers of a list that was typed: distinct ones, at least one, in bounds."""
     from replay_core import UsageError
+    from replay_core.errors import shown
 
+    given = f"{option} {shown(text)}"
     try:
-        return [float(part) for part in text.split(",") if part.strip()]
+        found = [float(part) for part in text.split(",") if part.strip()]
     except ValueError as error:
-        raise UsageError(f"{option} {text} is not a list of numbers with commas between") from error
+        raise UsageError(f"{given} is not a list of numbers with commas between") from error
+    kind = "whole numbers" if whole else "numbers"
+    bounds = [f"above {above:g}"] if above is not None else []
+    bounds += [f"from {least:g} on"] if least is not None else []
+    bounds += [f"at most {most:g}"] if math.isfinite(most) else []
+    fit = all(
+        math.isfinite(one)
+        and (least is None or one >= least)
+        and (above is None or one > above)
+        and one <= most
+        and (not whole or one.is_integer())
+        for one in found
+    )
+    if not found or not fit or len(set(found)) < len(found):
+        raise UsageError(f"{given} is not allowed (allowed: distinct {kind}, {', '.join(bounds)})")
+    return found
 
 
 def _words(text: str, option: str, allowed: tuple[str, ...]) -> list[str]:
     from replay_core import UsageError
+    from replay_core.errors import shown
 
     words = [part.strip() for part in text.split(",") if part.strip()]
-    if not words or any(word not in allowed for word in words):
-        raise UsageError(f"{option} {text} is not allowed (allowed: {', '.join(allowed)})")
+    if not words or any(word not in allowed for word in words) or len({*words}) < len(words):
+        raise UsageError(f"{option} {shown(text)} is not allowed (allowed: {', '.join(allowed)})")
     return words

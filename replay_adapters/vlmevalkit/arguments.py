@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from replay_adapters.settings.run_options import PAIR_OPTIONS, PREFIX, REPLAY_OPTIONS
 from replay_core import UsageError
-from replay_core.errors import did_you_mean
+from replay_core.errors import did_you_mean, shown
 
 # Model class → the class of the harness that it is, and the architectures that one knows.
 CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -57,24 +57,57 @@ def parse_options(text: str) -> dict[str, Any]:
     for part in re.split(r",(?![^\[]*\])", text):
         name, equals, value = part.strip().partition("=")
         if not name or not equals:
-            raise UsageError(f"--replay {text} is not a list of NAME=VALUE with commas between")
+            raise UsageError(
+                f"--replay {shown(text)} is not a list of NAME=VALUE with commas between"
+            )
         if PREFIX + name in _REPLAY:
             name = PREFIX + name
         elif not name.startswith(PREFIX) and name not in _TAKEN:
             allowed = [option.removeprefix(PREFIX) for option in _TAKEN]
             raise UsageError(
-                f"--replay {name} is not an option; {did_you_mean(name, allowed)}"
+                f"--replay {shown(name)} is not an option; {did_you_mean(name, allowed)}"
                 f"Options: {', '.join(allowed)}"
             )
+        if name in options:
+            raise UsageError(
+                f"--replay names {shown(name)} twice: {shown(options[name])} and {shown(value)} "
+                "(allowed: once)"
+            )
         options[name] = _value(value.strip())
+        if options[name] is None:
+            raise UsageError(
+                f"{shown(name)}=null is not allowed (allowed: a value; an option that is left out "
+                "has its default)"
+            )
     return options
+
+
+def shared(options: Mapping[str, Any], methods: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return, by method, the options that are typed once for models of several methods.
+
+    What one of them leaves without effect and another reads is of the other alone: a threshold is
+    not given to the policy alone that stands beside its replay. What none reads is left to all, to
+    be refused.
+    """
+    from replay_adapters.settings.options import unread_options  # here, since it needs torch
+    from replay_core import ReplayConfig
+
+    unread = {}
+    for method in methods:
+        names = unread_options(ReplayConfig.model_validate({"method": method}))
+        unread[method] = {PREFIX + name for name in names}
+    no_one = set.intersection(*unread.values()) if unread else set()
+    return {
+        method: {k: v for k, v in options.items() if k not in unread[method] - no_one}
+        for method in methods
+    }
 
 
 def _value(text: str) -> Any:
     """Return a number or a truth value where the text is one; layers stay text for ``resolve``."""
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
     return text if isinstance(value, list) else value
 
@@ -85,7 +118,7 @@ def refuse_unknown(given: Iterable[str], class_name: str) -> None:
     for name in given:
         if name not in known | {"max_num_frames"}:
             raise UsageError(
-                f"{name} is not an argument of {class_name}; "
+                f"{shown(name)} is not an argument of {class_name}; "
                 f"{did_you_mean(name, [*sorted(known), *_TAKEN])}"
                 f"Arguments: {', '.join(sorted(known))}, and the options {PREFIX}…"
             )

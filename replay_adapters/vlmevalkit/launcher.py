@@ -12,14 +12,19 @@ import json
 import os
 import sys
 import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from replay_adapters.console import FAILED, check_transformers, refuse
 from replay_adapters.settings.help import asks_for_help, listed, print_help
+from replay_adapters.settings.run_options import PREFIX
 from replay_adapters.vlmevalkit import register
-from replay_adapters.vlmevalkit.arguments import CLASSES, NOT_IN_REPLAY, parse_options
+from replay_adapters.vlmevalkit.arguments import CLASSES, NOT_IN_REPLAY, parse_options, shared
+from replay_adapters.vlmevalkit.data import check_data
 from replay_adapters.vlmevalkit.fetching import check_sets
+from replay_adapters.vlmevalkit.flags import Sentences, check_environment, check_flags
 from replay_adapters.vlmevalkit.judges import check_judges
 from replay_adapters.vlmevalkit.names import arguments_of
 from replay_adapters.vlmevalkit.status import Run, verdict
@@ -31,6 +36,7 @@ from replay_adapters.vlmevalkit.upstream import (
     stock_models,
 )
 from replay_core import UsageError
+from replay_core.errors import did_you_mean, shown
 
 if TYPE_CHECKING:
     from replay_adapters.vlmevalkit.planned import Planned
@@ -60,6 +66,11 @@ def main() -> None:
         refuse(PROGRAM, error)
     started, rank, stopped = time.time(), int(os.environ.get("RANK", 0)), False
     script = load_run_script(run.checkout)
+    if run.answers:
+        try:
+            check_data(run.entries or dict.fromkeys(run.datasets))
+        except UsageError as error:
+            refuse(PROGRAM, error)
     register()
     register(run.ours)
     sys.argv[1:] = run.argv
@@ -103,7 +114,7 @@ def prepare(argv: list[str]) -> Run:
     Raises:
         UsageError: one sentence that quotes what was given and what is allowed.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = Sentences(add_help=False, allow_abbrev=False)
     parser.add_argument("--replay")
     parser.add_argument("--samples")
     parser.add_argument("--vlmevalkit", type=Path)
@@ -114,6 +125,10 @@ def prepare(argv: list[str]) -> Run:
     asked, others = parser.parse_known_args(argv)
     flags = [part.partition("=")[0] for part in others if part.startswith("--")]
     refuse_unknown_flags(flags, OUR_FLAGS, asked.vlmevalkit)
+    check_flags(others)
+    check_environment(os.environ)
+    for flag in ("model", "data"):
+        _refuse_twice(flag, getattr(asked, flag) or ())
     work_dir = Path(os.environ.get("MMEVAL_ROOT", asked.work_dir))
     run = Run([*others, "--work-dir", asked.work_dir], asked.vlmevalkit, work_dir)
     if asked.config is not None:
@@ -130,14 +145,27 @@ def prepare(argv: list[str]) -> Run:
     return _with_models(run, asked)
 
 
+def _refuse_twice(flag: str, names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UsageError(f"--{flag} names {shown(twice[0])} twice (allowed: once)")
+    if "" in names:
+        raise UsageError(f"--{flag} holds an empty name (allowed: names with spaces between)")
+
+
 def _with_models(run: Run, asked: argparse.Namespace) -> Run:
     options = parse_options(asked.replay) if asked.replay is not None else {}
     if asked.samples is not None:
-        options["samples"] = int(asked.samples) if asked.samples.isdigit() else asked.samples
+        if "samples" in options:
+            raise UsageError(
+                f"--samples {shown(asked.samples)} and --replay samples="
+                f"{shown(options['samples'])} say the same (allowed: one of the two)"
+            )
+        options["samples"] = asked.samples
     if "replay_method" in options:
         raise UsageError(
-            f"--replay method={options['replay_method']} is not possible: the method is the end of "
-            "the model's name, as in --model MM-Eureka-Qwen-7B-none"
+            f"--replay method={shown(options['replay_method'])} is not possible: the method is the "
+            "end of the model's name, as in --model MM-Eureka-Qwen-7B-none"
         )
     stock = stock_models(run.checkout)
     run.datasets = list(asked.data)
@@ -146,12 +174,15 @@ def _with_models(run: Run, asked: argparse.Namespace) -> Run:
     named = {name: arguments_of(name, stock) for name in asked.model}
     if any(named.values()):
         check_judges(run.datasets, run.argv, package_folder(run.checkout))
+    ours = [known for known in named.values() if known]
+    methods = {known["replay_method"] for known in ours}
+    own = shared(options, methods) if options else {method: {} for method in methods}
     for name, known in named.items():
-        _take(run, name, known and {**known, **options})
+        _take(run, name, known and {**known, **own[known["replay_method"]]})
     if options and not run.ours:
         raise UsageError(
             f"--replay and --samples are for this package's models, but --model "
-            f"{' '.join(asked.model)} names none"
+            f"{shown(' '.join(asked.model))} names none"
         )
     run.argv += ["--model", *run.models, "--data", *run.datasets]
     return run
@@ -161,7 +192,8 @@ def _with_config(run: Run, path: Path) -> Run:
     """Rename our models in a run file; the harness reads the changed copy in the work folder."""
     config = read_config(path)
     run.datasets = list(config["data"])
-    run.labels = {name: entry.get("dataset", name) for name, entry in config["data"].items()}
+    run.labels = {name: str(e.get("dataset", name)) for name, e in config["data"].items()}
+    run.entries = config["data"]
     if run.answers:
         check_sets(run.labels.values())
     stock, classes = stock_models(run.checkout), stock_classes(run.checkout)
@@ -173,13 +205,15 @@ def _with_config(run: Run, path: Path) -> Run:
         kind = given.pop("class", None)
         if kind is None:
             known = arguments_of(name, stock)
-        elif kind in (*CLASSES, *classes):
+        elif isinstance(kind, str) and kind in (*CLASSES, *classes):
             known = {} if kind in CLASSES else None
         else:
             raise UsageError(
-                f"model {name} in {path} has class {kind}, which is neither a class of VLMEvalKit "
-                f"nor one of {', '.join(CLASSES)}"
+                f"model {shown(name)} in {shown(path)} has class {shown(kind)}, which is neither a "
+                f"class of VLMEvalKit nor one of {', '.join(CLASSES)}"
             )
+        if known is None:
+            _refuse_ours(name, given)
         planned = _take(run, name, None if known is None else {**known, **given}, kind)
         if planned is None:
             changed[name] = entry
@@ -193,6 +227,16 @@ def _with_config(run: Run, path: Path) -> Run:
         write_json(path, {**config, "model": changed})
     run.argv += ["--config", str(path)]
     return run
+
+
+def _refuse_ours(name: str, given: Mapping[str, Any]) -> None:
+    """Refuse our options for one of the harness's own classes, which would drop them."""
+    for option in given:
+        if option == "pair" or option.startswith(PREFIX):
+            raise UsageError(
+                f"{shown(option)}={shown(given[option])} is not an argument of model {shown(name)},"
+                f" which is one of the harness's own (allowed with class {' or '.join(CLASSES)})"
+            )
 
 
 def _take(
@@ -218,21 +262,39 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: it is missing, is not JSON, or has not the form of a run file.
     """
+    named = f"--config {shown(path)}"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once_each)
     except OSError as error:
-        raise UsageError(f"--config {path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{named} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise UsageError(f"{named} is not JSON: it is nested too deep") from error
     except ValueError as error:
-        raise UsageError(f"--config {path} is not JSON: {error}") from error
+        raise UsageError(f"{named} is not JSON: {error}") from error
     parts = [content.get(part) if isinstance(content, dict) else None for part in ("model", "data")]
     if not all(isinstance(part, dict) and part for part in parts) or not all(
         isinstance(entry, dict) for part in parts for entry in part.values()
     ):
         raise UsageError(
-            f"--config {path} is not a run file: it needs 'model' and 'data', each a mapping of "
-            "names to settings"
+            f"{named} is not a run file: it needs 'model' and 'data', each a mapping of names to "
+            "settings"
         )
+    for part in content:
+        if part not in ("model", "data"):
+            raise UsageError(
+                f"{shown(part)} in {named} is not known; {did_you_mean(part, ('model', 'data'))}"
+                "(allowed: model and data)"
+            )
     return dict(content)
+
+
+def _once_each(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a mapping, none of whose keys stood twice."""
+    counts = Counter(name for name, _ in pairs)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(f"{shown(twice[0])} stands twice")
+    return dict(pairs)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from replay_adapters.media import UnreadableInput
 from replay_adapters.session.standin import WithGenerate, constructor_takes, load_models_for
 from replay_adapters.settings.answers import AnswerFormat, final_answer
 from replay_adapters.settings.benchmarks import form_taken
-from replay_adapters.settings.options import check_checkpoints
+from replay_adapters.settings.checkpoints import check_checkpoints
 from replay_adapters.settings.processors import processor_of
 from replay_adapters.settings.protocol import edit_last_text
 from replay_adapters.vlmevalkit.agent import converse, converses, first_prompt

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from replay_adapters.settings.pairs import PairFile, pair_names, read_pair
 from replay_core import UsageError
-from replay_core.errors import did_you_mean
+from replay_core.errors import did_you_mean, shown
 
 # Ending of a model's name → replay_method.
 ARMS = {"replay": "replay", "none": "none", "base": "base", "inject": "inject"}
@@ -42,6 +42,6 @@ def arguments_of(name: str, stock: frozenset[str]) -> dict[str, str] | None:
     hint = did_you_mean(name, [*ours, *stock])
     titles = sorted({known.rpartition("-")[0] for known in ours})
     raise UsageError(
-        f"--model {name} is not a model of VLMEvalKit or of this package; {hint}"
+        f"--model {shown(name)} is not a model of VLMEvalKit or of this package; {hint}"
         f"This package's models: one of {', '.join(titles)}, followed by -{', -'.join(ARMS)}"
     )

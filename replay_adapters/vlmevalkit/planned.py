@@ -6,7 +6,8 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
-from replay_adapters.settings.options import Settings, check_checkpoints, resolve
+from replay_adapters.settings.checkpoints import check_checkpoints
+from replay_adapters.settings.options import Settings, resolve
 from replay_adapters.settings.processors import processor_revision
 from replay_adapters.vlmevalkit.arguments import (
     CLASS_ARGUMENTS,
@@ -16,6 +17,7 @@ from replay_adapters.vlmevalkit.arguments import (
 )
 from replay_adapters.vlmevalkit.upstream import harness_version
 from replay_core import UsageError
+from replay_core.errors import shown
 from replay_core.pair.identity import checkpoint_revision
 from replay_core.pair.lora import adapted_base
 from replay_core.record import library_versions
@@ -75,6 +77,11 @@ def plan(arguments: Mapping[str, Any], class_name: str | None = None) -> Planned
             "use_vllm and use_lmdeploy are not possible: replay needs the model itself"
         )
     if "model_path" in given:
+        if "pretrained" in given:
+            raise UsageError(
+                f"model_path={shown(given['model_path'])} and pretrained="
+                f"{shown(given['pretrained'])} are the same argument (allowed: one of the two)"
+            )
         given["pretrained"] = given.pop("model_path")
     settings = resolve(given)
     if "processor" in settings.rest:
@@ -91,12 +98,12 @@ def plan(arguments: Mapping[str, Any], class_name: str | None = None) -> Planned
         wanted = CLASSES if class_name is None else [class_name]
         allowed = ", ".join(kind for name in wanted for kind in CLASSES[name][1])
         raise UsageError(
-            f"{settings.pair.policy} is a {config.model_type} checkpoint, which "
+            f"{shown(settings.pair.policy)} is a {config.model_type} checkpoint, which "
             f"{' and '.join(wanted)} cannot answer (allowed: {allowed})"
         )
     chosen = fitting[0]
     refuse_unknown(settings.rest, chosen)
-    samples = _samples(settings.rest)
+    samples = settings.rest.get("samples", 1)
     harness, greedy = _harness_arguments(settings, chosen, samples)
     revisions = _revisions(settings)
     return Planned(
@@ -135,13 +142,6 @@ class Build:
         if any(more.values()):
             planned = plan({**planned.arguments, **more})
         return getattr(vlmeval.vlm, planned.class_name)(planned=planned)
-
-
-def _samples(rest: Mapping[str, Any]) -> int:
-    samples = rest.get("samples", 1)
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise UsageError(f"samples={samples} is not allowed (allowed: a whole number from 1 on)")
-    return samples
 
 
 def _harness_arguments(

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class Run:
     """A checked command line: the harness's own, our models by full name, and what it touches.
 
-    ``labels`` is the name of a set in a run file → the set's own name.
+    ``labels`` is the name of a set in a run file → the set's own name, ``entries`` what stands
+    there under it.
     """
 
     argv: list[str]
@@ -27,6 +28,7 @@ class Run:
     datasets: list[str] = field(default_factory=list)
     ours: "dict[str, Planned]" = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    entries: dict[str, Any] = field(default_factory=dict)
 
     @property
     def answers(self) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from replay_core import UsageError
-from replay_core.errors import did_you_mean
+from replay_core.errors import did_you_mean, shown
 
 
 def refuse_unknown_flags(flags: Iterable[str], ours: Iterable[str], checkout: Path | None) -> None:
@@ -29,7 +29,9 @@ def refuse_unknown_flags(flags: Iterable[str], ours: Iterable[str], checkout: Pa
     for flag in flags:
         if not any(name.startswith(flag) for name in known):
             hint = did_you_mean(flag, known)
-            raise UsageError(f"{flag} is not an argument; {hint}Arguments: {', '.join(known)}")
+            raise UsageError(
+                f"{shown(flag)} is not an argument; {hint}Arguments: {', '.join(known)}"
+            )
 
 
 def stock_models(checkout: Path | None) -> frozenset[str]:
@@ -60,7 +62,7 @@ def package_folder(checkout: Path | None) -> Path:
     if checkout is not None:
         if not (checkout / "vlmeval" / "config.py").is_file():
             raise UsageError(
-                f"--vlmevalkit {checkout} is not a checkout: it has no vlmeval/config.py"
+                f"--vlmevalkit {shown(checkout)} is not a checkout: it has no vlmeval/config.py"
             )
         return checkout / "vlmeval"
     found = importlib.util.find_spec("vlmeval")

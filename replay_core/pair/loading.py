@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError as HubValidationError
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
-from replay_core.errors import UsageError
+from replay_core.errors import UsageError, shown
 from replay_core.pair.identity import checkpoint_revision
 from replay_core.pair.lora import adapted_base, add_adapter
 from replay_core.pair.pair import Pair, adapted_pair, check_configs, make_pair
@@ -95,12 +97,14 @@ def load_config(checkpoint: str | Path) -> PretrainedConfig:
     """
     where = adapted_base(checkpoint) or str(checkpoint)
     try:
-        config = AutoConfig.from_pretrained(where)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
+        config.get_text_config().num_hidden_layers  # noqa: B018
+    except (*UNREADABLE, HubValidationError, StrictDataclassError, ZeroDivisionError) as error:
+        reason = (str(error).strip().splitlines() or [repr(error)])[0].rstrip(".")
         raise UsageError(
-            f"{checkpoint} is not a checkpoint that transformers can load ({reason}); give a "
-            "folder with a config.json and weights, or the id of a model on the hub"
+            f"{shown(checkpoint)} is not a checkpoint that transformers can load "
+            f"({shown(reason, 200)}); give a folder with a config.json and weights, or the id of a "
+            "model on the hub"
         ) from error
     _check_generation_config(Path(where))
     return config
@@ -144,7 +148,11 @@ def _load_whole(checkpoint: str | Path, arguments: dict[str, Any]) -> PreTrained
         with _report_unprinted():
             # Sizes that do not match are in the report, and refused with the rest of it.
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                str(checkpoint), output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+                str(checkpoint),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+                **arguments,
             )
     except UNREADABLE as error:
         damage = damage_of(Path(checkpoint))
@@ -218,6 +226,10 @@ def _check_generation_config(folder: Path) -> None:
     if not file.is_file():
         return
     try:
-        json.loads(file.read_bytes())
-    except ValueError as error:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{file} is not JSON ({error}); mend it, or take it away") from error
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"{file} holds {shown(content)}, not a mapping of settings; mend it, or take it away"
+        )

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_peft_available
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
 
-from replay_core.errors import UsageError
+from replay_core.errors import UsageError, shown
 from replay_core.model.doors import plain_ids
 from replay_core.pair.weight_files import UNREADABLE, damage_of, holds_weights
 
@@ -32,13 +32,28 @@ def adapted_base(checkpoint: str | Path) -> str | None:
         UsageError: the adapter does not name the model.
     """
     folder = Path(checkpoint)
-    found = folder / ADAPTER_CONFIG_NAME if folder.is_dir() else _on_the_hub(str(checkpoint))
-    if found is None or not found.is_file() or holds_weights(folder):
+    try:
+        found = folder / ADAPTER_CONFIG_NAME if folder.is_dir() else _on_the_hub(str(checkpoint))
+        if found is None or not found.is_file() or holds_weights(folder):
+            return None
+        config = json.loads(found.read_bytes())
+    except OSError:  # a name that no file can have: told when its config is asked for
         return None
-    base = json.loads(found.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
-        raise UsageError(f"the adapter {checkpoint} names no base_model_name_or_path")
-    return str(base)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the adapter's {shown(found)} is not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise UsageError(
+            f"the adapter's {shown(found)} holds {shown(config)}, not a mapping with "
+            "base_model_name_or_path"
+        )
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        told = "names no" if base is None else f"holds {shown(base)} as its"
+        raise UsageError(
+            f"the adapter {shown(checkpoint)} {told} base_model_name_or_path (allowed: a hub id or "
+            "a folder)"
+        )
+    return base
 
 
 @lru_cache(maxsize=64)

@@ -38,7 +38,7 @@ def quantized(bits: Quantization, config: PretrainedConfig) -> Any:
 def _outside_the_decoder(config: PretrainedConfig) -> list[str]:
     """Return the names of a model's linear modules that are not in its text decoder."""
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     inside = {id(module) for module in model.get_decoder().modules()}
     return [
         name

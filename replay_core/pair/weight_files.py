@@ -2,17 +2,22 @@
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers.utils import (
+    CONFIG_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
 )
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
+
+from replay_core.errors import UsageError, shown
 
 # What readers of weights raise on files that are cut, damaged, or something else.
 UNREADABLE = (
@@ -37,6 +42,26 @@ def holds_weights(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _WEIGHTS)
 
 
+def check_weights(folder: Path, *, adapter: bool = False) -> None:
+    """Check the weights of a checkpoint, or of a LoRA adapter, by their headers.
+
+    Nothing is said of a hub id, whose files may not be there yet.
+
+    Raises:
+        UsageError: the folder has no weights, or a file of them is damaged.
+    """
+    if not (folder / (ADAPTER_CONFIG_NAME if adapter else CONFIG_NAME)).is_file():
+        return
+    names = _ADAPTER_WEIGHTS if adapter else _WEIGHTS
+    if not any((folder / name).is_file() for name in names):
+        raise UsageError(
+            f"{shown(folder)} cannot be loaded: it holds no weights (allowed: {', '.join(names)})"
+        )
+    damage = damage_of(folder, adapter=adapter)
+    if damage is not None:
+        raise UsageError(f"{shown(folder)} cannot be loaded: {damage}")
+
+
 def damage_of(folder: Path, *, adapter: bool = False) -> str | None:
     """Return what is wrong with the first weights file that cannot be read; None if all can.
 
@@ -52,10 +77,28 @@ def damage_of(folder: Path, *, adapter: bool = False) -> str | None:
     if (found := _damage_of_text(first)) is not None:
         return found
     try:
-        shards = sorted(set(json.loads(first.read_bytes())["weight_map"].values()))
+        where = dict(json.loads(first.read_bytes())["weight_map"])
+        shards = sorted(set(where.values()))
+        if any(Path(name).name != name for name in shards):
+            raise ValueError("a file elsewhere")
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"its index {first.name} does not say which weights are in which file"
-    return next((found for name in shards if (found := _damage(folder / name))), None)
+    found = next((found for name in shards if (found := _damage(folder / name))), None)
+    return found or _misplaced(folder, where)
+
+
+def _misplaced(folder: Path, where: Mapping[str, str]) -> str | None:
+    """Return which weight is not in the file that an index names for it; None where all are."""
+    held: dict[str, set[str]] = {}
+    for shard in sorted(set(where.values())):
+        if not shard.endswith(".safetensors"):
+            return None
+        with safe_open(folder / shard, framework="pt") as file:
+            held[shard] = set(file.keys())
+    lost = next((name for name, shard in where.items() if name not in held[shard]), None)
+    if lost is None:
+        return None
+    return f"its file {where[lost]} does not hold {shown(lost)}, which its index says it does"
 
 
 def _damage(path: Path) -> str | None:

@@ -28,6 +28,16 @@ def canvas(width: float, height: float, columns: int = 1, **how: Any) -> tuple[F
     return figure, row
 
 
+def literal(text: str) -> str:
+    """Return a text that matplotlib draws as it stands.
+
+    It takes what lies between two dollars for mathematics, which fails on most of LaTeX, and cannot
+    draw lone surrogates: what has no character of its own is drawn as the replacement character.
+    """
+    drawn = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+    return drawn.replace("$", r"\$")
+
+
 def save(figure: Figure, path: str | Path) -> None:
     """Write the figure as a PNG of 150 dots per inch, without the time in it."""
     figure.savefig(path, dpi=150, metadata={"Software": None})
@@ -63,10 +73,10 @@ def forest(
         axes.plot((low, high), (y, y), color=colour, linewidth=2, solid_capstyle="round")
         axes.plot(estimate, y, "o", color=colour, markersize=5)
     axes.axvline(0, color=GREY, linewidth=1, zorder=0)
-    axes.set_yticks(range(len(rows)), [label for label, *_ in rows])
+    axes.set_yticks(range(len(rows)), [literal(label) for label, *_ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set(xlabel=xlabel)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(literal(title), fontsize=10)
     axes.grid(axis="x", color="#eceff3")
     axes.set_axisbelow(True)
     save(figure, path)
@@ -100,9 +110,10 @@ def run_picture(path: Path, panels: Sequence[RunPanel]) -> None:
 
 
 def _draw_losses(axes: Axes, panel: RunPanel) -> None:
-    before, after = zip(*panel.losses, strict=True) if panel.losses else ((), ())
+    drawn = [pair for pair in panel.losses if min(pair) > 0]  # the axes are logarithmic
+    before, after = zip(*drawn, strict=True) if drawn else ((), ())
     axes.scatter(before, after, s=10, alpha=0.5, color=BLUE, linewidths=0)
-    if panel.losses:
+    if drawn:
         # Whole decades, which alone have ticks that can be read.
         low = 10 ** math.floor(math.log10(min(*before, *after)))
         high = 10 ** math.ceil(math.log10(max(*before, *after)))
@@ -113,7 +124,7 @@ def _draw_losses(axes: Axes, panel: RunPanel) -> None:
         ylabel="masked KL after (nats)",
     )
     title = f"{panel.name}\nloss of each of {len(panel.losses)} steered samples"
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_title(literal(title), fontsize=10, loc="left")
 
 
 def _draw_changes(axes: Axes, panel: RunPanel, most: int) -> None:
@@ -129,8 +140,8 @@ def _draw_changes(axes: Axes, panel: RunPanel, most: int) -> None:
             f"{name}: {found.accuracy_a:.1%} → {found.accuracy_b:.1%} right, "
             f"n = {found.n}, p = {found.p_value:.2g}"
         )
-    axes.set_yticks(ticks, labels)
+    axes.set_yticks(ticks, [literal(label) for label in labels])
     axes.invert_yaxis()
     axes.set(xlabel="answers changed (p: exact McNemar)", xlim=(0, max(most, 1) * 1.12))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title("\n".join(lines), fontsize=10, loc="left")
+    axes.set_title(literal("\n".join(lines)), fontsize=10, loc="left")

@@ -23,7 +23,7 @@ from replay_core.steered import Steered
 from replay_core.studies.answers import Answered, by_arm, run_arms
 from replay_core.studies.arms import Arm, baseline
 from replay_core.studies.bench import Bench, Prompts
-from replay_core.studies.figures import BLUE, GREEN, RED, canvas, save
+from replay_core.studies.figures import BLUE, GREEN, RED, canvas, literal, save
 from replay_core.studies.report import write_study
 from replay_core.studies.result import Result
 from replay_core.studies.stats.resampling import Floats
@@ -214,10 +214,10 @@ def draw(path: Path, item: Overlay) -> None:
     for name, (text, score) in item.answers.items():
         verdict = "right" if score == 1 else "wrong" if score == 0 else f"score {score:g}"
         lines.append(f"{name} ({verdict}): {shorten(' '.join(text.split()), 150)}")
-    figure.suptitle(item.title, fontsize=11, x=0.01, ha="left", fontweight="bold")
+    figure.suptitle(literal(item.title), fontsize=11, x=0.01, ha="left", fontweight="bold")
     colour = _colour([score for _, score in item.answers.values()])
     note = "\n".join(fill(line, 170) for line in [*lines, *([item.note] if item.note else [])])
-    figure.supxlabel(note, fontsize=9, x=0.01, ha="left", color=colour)
+    figure.supxlabel(literal(note), fontsize=9, x=0.01, ha="left", color=colour)
     save(figure, path)
 
 

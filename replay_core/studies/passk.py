@@ -11,7 +11,7 @@ from replay_core.config import ReplayConfig
 from replay_core.studies.answers import run_arms
 from replay_core.studies.arms import Arm
 from replay_core.studies.bench import Bench
-from replay_core.studies.figures import PALETTE, canvas, save
+from replay_core.studies.figures import PALETTE, canvas, literal, save
 from replay_core.studies.report import write_study
 from replay_core.studies.result import Result
 from replay_core.studies.stats.passk import Curve, Samples, curve, difference
@@ -167,9 +167,17 @@ def draw(path: Path, curves: Mapping[str, Curve], title: str) -> None:
     lines = ("-", "-", "--", ":")
     for number, (name, arm) in enumerate(curves.items()):
         colour, line = PALETTE[number % len(PALETTE)], lines[number % len(lines)]
-        axes.plot(arm.ks, arm.estimate, line, marker="o", markersize=3.5, color=colour, label=name)
+        axes.plot(
+            arm.ks,
+            arm.estimate,
+            line,
+            marker="o",
+            markersize=3.5,
+            color=colour,
+            label=literal(name),
+        )
         axes.fill_between(arm.ks, arm.low, arm.high, color=colour, alpha=0.12, linewidth=0)
-    axes.set(xlabel="K", ylabel="Pass@K", title=title, xscale="log")
+    axes.set(xlabel="K", ylabel="Pass@K", title=literal(title), xscale="log")
     ks = max((arm.ks for arm in curves.values()), key=len)
     ticks = [k for k in TOLD if k <= ks[-1]]
     axes.set_xticks(ticks, [str(k) for k in ticks])

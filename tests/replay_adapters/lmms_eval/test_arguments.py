@@ -36,9 +36,9 @@ def test_some_classes_answer_one_prompt_at_a_time():
     [
         ("temperature", "--gen_kwargs temperature is not a list of name=value pairs"),
         ("temperature=1.0,top_k", "is not a list of name=value pairs"),
-        ("temperature='0.5'", "temperature='0.5' is not allowed (allowed: a number, as in"),
-        ("top_k=None", "top_k=None is not allowed (allowed: a number, as in top_k=5)"),
-        ("num_beams=true", "num_beams=True is not allowed"),
+        ("temperature='0.5'", "temperature='0.5' is not allowed (allowed: a number from 0"),
+        ("top_k=None", "top_k=None is not allowed (allowed: a whole number from 0 on)"),
+        ("num_beams=true", "num_beams=true is not allowed"),
         ("max_new_tokens=many", "max_new_tokens=many is not allowed"),
     ],
 )

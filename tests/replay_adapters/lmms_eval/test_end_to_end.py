@@ -177,10 +177,11 @@ def test_a_lora_adapter_is_a_pair_by_itself(lmms_eval, tiny_pairs, tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         get_peft_model(tiny.load_model(base), lora).save_pretrained(tmp_path / "adapter")
-    common = [f"pretrained={tmp_path / 'adapter'}", PIXELS, "dtype=float32", "replay_layers=3"]
+    common = [f"pretrained={tmp_path / 'adapter'}", PIXELS, "dtype=float32"]
+    injects = ["replay_method=inject", "replay_select=all", "replay_layers=3"]
     runs = [
         lmms_eval("qwen2_vl_replay", ",".join([*common, *more]), "replay_test_pictures")
-        for more in (["replay_method=inject", "replay_select=all"], ["replay_method=base"])
+        for more in (injects, ["replay_method=base"])
     ]
     stock = f"pretrained={base},{PIXELS},device_map=cpu"
     stock += ",replay_method=none,replay_base=" + str(base) + ",dtype=float32"

@@ -7,7 +7,6 @@ import pytest
 
 from replay_adapters.lmms_eval.judges import check_named, check_tasks, no_judge
 from replay_core import UsageError
-from tests.replay_adapters.conftest import REPLAY
 from tests.support.judge import listening
 
 NAMES = ("API_TYPE", "OPENAI_API_KEY", "OPENAI_API_URL", "AZURE_API_KEY", "AZURE_ENDPOINT")
@@ -95,7 +94,7 @@ def test_a_task_of_ones_own_is_refused_before_it_is_answered_or_asks_its_judge(
     several_lmms_evals, tiny_pairs, environment
 ):
     pair = tiny_pairs["qwen2_5_vl"]
-    asked = f"pretrained={pair.policy},replay_base={pair.base},{REPLAY},replay_method=none"
+    asked = f"pretrained={pair.policy},replay_base={pair.base},max_pixels=50176,replay_method=none"
     line = ("launcher", "qwen2_vl_replay", asked, "replay_test_judged", "--limit", "2")
     with listening(lambda text: "yes") as judge:
         environment(OPENAI_API_KEY="none", MODEL_VERSION="stand-in", OPENAI_API_URL=judge.url)

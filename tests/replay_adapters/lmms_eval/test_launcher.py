@@ -22,7 +22,8 @@ def refused(monkeypatch, capsys):
 
     def run(model_args: str, *more: str, tasks: str = "replay_test_pictures") -> str:
         line = ["lmms_eval", "--model", "qwen2_vl_replay", "--model_args", model_args]
-        monkeypatch.setattr(sys, "argv", [*line, "--tasks", tasks, *more])
+        included = ["--include_path", str(TASKS)]
+        monkeypatch.setattr(sys, "argv", [*line, "--tasks", tasks, *included, *more])
         with pytest.raises(SystemExit) as ended:
             launcher.main()
         assert ended.value.code == 2
@@ -45,7 +46,7 @@ def test_every_bad_input_of_the_command_line_is_one_sentence(refused, tiny_pairs
         f"pretrained={pair.policy},replay_base={other}": "(qwen2_5_vl and qwen2_vl; it must be",
         f"{good},replay_threshold=0": "replay_threshold=0 is not allowed",
         f"{good},replay_threshold=1.5": "replay_threshold=1.5 is not allowed",
-        f"{good},replay_steps=-3": "replay_steps=-3.0 is not allowed",
+        f"{good},replay_steps=-3": "replay_steps=-3 is not allowed",
         f"{good},replay_layers=99": "replay_layers=99 is not possible",
         f"{good},replay_treshold=0.4": "did you mean replay_threshold?",
         f"{good},replay_select=lo": "(allowed: low, high, all, random, matched_low,",
@@ -80,16 +81,16 @@ import json
 import sys
 from collections import Counter
 from replay_adapters.lmms_eval import launcher
-from replay_adapters.settings import options
+from replay_adapters.settings import checkpoints
 
 reads, pair = Counter(), sys.argv.pop(1)
-load_config = options.load_config
+load_config = checkpoints.load_config
 
 def noting(checkpoint):
     reads["config.json"] += 1
     return load_config(checkpoint)
 
-options.load_config = noting
+checkpoints.load_config = noting
 
 def opened(event, given):
     if event == "open" and given[0] == pair:
@@ -140,7 +141,7 @@ for model, arguments in (("qwen2_vl_replay", f"{given},replay_method=none"), (re
 def test_two_evaluations_in_one_process_do_not_see_each_other(tiny_pairs):
     """By a name, while a model that was built before waits; then of that model. Three threads."""
     pair = tiny_pairs["qwen2_vl"]
-    given = f"pretrained={pair.policy},replay_base={pair.base},{REPLAY}"
+    given = f"pretrained={pair.policy},replay_base={pair.base},max_pixels=50176"
     words = [sys.executable, "-c", TWO, given, str(TASKS), TASK]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -150,7 +151,7 @@ def test_two_evaluations_in_one_process_do_not_see_each_other(tiny_pairs):
 
 def test_a_config_files_evaluations_have_their_own_records(tiny_pairs, tmp_path):
     pair = tiny_pairs["qwen2_vl"]
-    given = f"pretrained={pair.policy},replay_base={pair.base},{REPLAY}"
+    given = f"pretrained={pair.policy},replay_base={pair.base},max_pixels=50176"
     runs = [
         {
             "model": "qwen2_vl_replay",

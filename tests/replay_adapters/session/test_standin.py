@@ -12,7 +12,8 @@ from loguru import logger
 from peft import LoraConfig, get_peft_model
 
 from replay_adapters.session.standin import load_models_for, provenance_of
-from replay_adapters.settings.options import check_checkpoints, resolve
+from replay_adapters.settings.checkpoints import check_checkpoints
+from replay_adapters.settings.options import resolve
 from replay_adapters.vlmevalkit.planned import plan
 from replay_core import Pair
 from replay_core.pair.identity import checkpoint_revision
@@ -23,7 +24,8 @@ PIXELS = "min_pixels=3136,max_pixels=50176"
 
 
 def loaded(**options: Any) -> tuple[Pair, dict[str, Any]]:
-    settings = resolve({"replay_layers": 3, **options})
+    steers = options.get("replay_method") not in ("none", "base")
+    settings = resolve({**({"replay_layers": 3} if steers else {}), **options})
     pair = load_models_for(settings, check_checkpoints(settings), {"dtype": "float32"})
     return pair, provenance_of(pair, settings)
 

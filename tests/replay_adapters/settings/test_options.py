@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from replay_adapters.settings.options import check_checkpoints, resolve
+from replay_adapters.settings.checkpoints import check_checkpoints
+from replay_adapters.settings.options import resolve
 from replay_adapters.settings.pairs import Protocol
 from replay_core import ReplayConfig, UsageError
 
@@ -24,7 +25,7 @@ def refusal(arguments: dict) -> str:
     [
         ("threshold", 0, "replay_threshold=0 is not allowed (allowed: a number above 0, at most 1"),
         ("threshold", 1.5, "replay_threshold=1.5 is not allowed"),
-        ("steps", -1, "replay_steps=-1 is not allowed (allowed: a whole number from 0 on"),
+        ("steps", -1, "replay_steps=-1 is not allowed (allowed: a whole number from 0 to 100,000"),
         (
             "select",
             "lo",
@@ -35,10 +36,10 @@ def refusal(arguments: dict) -> str:
         ("layers", "first", "replay_layers=first is not allowed (allowed: auto, a number"),
         ("layers", "[0,", "replay_layers=[0, is not allowed"),
         ("layers", "[1,1]", "[1, 1] must be distinct"),
-        ("step_size", float("inf"), "allowed: a finite number above 0"),
+        ("step_size", float("inf"), "allowed: a number above 0, at most 1e12"),
         ("method", "reply", "allowed: replay, inject, none or base"),
         ("protocol", "mine", "replay_protocol=mine is not allowed (allowed: pair or task)"),
-        ("journal", True, "replay_journal=True is not allowed (allowed: a file)"),
+        ("journal", True, "replay_journal=true is not allowed (allowed: a file)"),
     ],
 )
 def test_a_bad_value_is_quoted_with_what_is_allowed(option, value, told):
@@ -200,10 +201,13 @@ def test_a_preset_is_not_for_an_injection(with_presets):
 
 
 def test_a_presets_values_are_checked_as_if_they_were_typed(tmp_path):
-    file = tmp_path / "mine.yaml"
-    file.write_text("policy: a\nbase: b\npresets: {x: {steps: -2}, y: {treshold: 0.2}}\n")
-    assert "replay_steps=-2 is not allowed" in refusal({"pair": str(file), "replay_preset": "x"})
-    assert "replay_treshold is not known" in refusal({"pair": str(file), "replay_preset": "y"})
+    for preset, told in (
+        ("{steps: -2}", "presets.x.steps=-2 is not allowed (allowed: a whole number"),
+        ("{treshold: 0.2}", "presets.x.treshold is not known"),
+    ):
+        file = tmp_path / f"{len(told)}.yaml"
+        file.write_text(f"policy: a\nbase: b\npresets: {{x: {preset}}}\n")
+        assert told in refusal({"pair": str(file)})
 
 
 def test_a_preset_is_recorded_by_name_and_fingerprinted_by_its_values(with_presets):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from loguru import logger
 from transformers import AutoProcessor
 
 from replay_adapters.session.standin import provenance_of
+from replay_adapters.settings.checkpoints import check_checkpoints
 from replay_adapters.settings.options import Settings, resolve
 from replay_adapters.settings.processors import processor_of, processor_revision
 from replay_adapters.vlmevalkit.planned import plan
 from replay_core import UsageError, make_pair
 from replay_core.pair.identity import checkpoint_revision
-from replay_core.pair.loading import load_model
+from replay_core.pair.loading import load_config, load_model
 from tests.replay_adapters.conftest import REPLAY
 from tests.support import tiny
 
@@ -284,3 +286,16 @@ def test_lmms_eval_answers_as_with_a_sound_processor(
     assert f"{bare} ships no image processor and no tokenizer" in without.output
     revision = as_published.results["replay"]["processor_revision"]
     assert revision.endswith(f"+{checkpoint_revision(copy.base)}")
+
+
+@pytest.mark.parametrize("family", tiny.EVERY_FAMILY)
+def test_every_familys_own_processor_is_taken_and_another_ones_is_not(tiny_pairs, family):
+    pair = tiny_pairs[family]
+    given = {"pretrained": str(pair.policy), "replay_base": str(pair.base)}
+    settings = resolve(given)
+    config = check_checkpoints(settings)
+    assert config.model_type == load_config(pair.policy).model_type
+    other = tiny_pairs["llava" if family != "llava" else "qwen2_vl"].policy
+    foreign = settings.pair.model_copy(update={"processor": str(other)})
+    with pytest.raises(UsageError, match="is not one for"):
+        check_checkpoints(replace(settings, pair=foreign))

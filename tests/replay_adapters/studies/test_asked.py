@@ -63,6 +63,7 @@ def test_the_embedded_pair_is_asked_by_default(study, benches, monkeypatch):
     assert seen == [expected]
     assert (expected.output, expected.seed) == (Path("results/studies"), 0)
     how = {"batch_size": 8, "model": "qwen2_vl_replay", "device": None, "include_path": None}
+    how |= {"metric": None}
     assert benches == [(("", expected.task), how)]
 
 
@@ -73,6 +74,7 @@ def test_options_reach_the_bench(study, benches):
     with pytest.raises(UsageError, match="no bench"):
         CliRunner().invoke(app, [study, *words], catch_exceptions=False)
     how = {"batch_size": 3, "model": "m", "device": "cpu", "include_path": "tasks"}
+    how |= {"metric": None}
     assert benches == [(("pair=mine,replay_steps=2,max_pixels=9", "t"), how)]
 
 

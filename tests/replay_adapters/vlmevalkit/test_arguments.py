@@ -23,7 +23,7 @@ def given(tiny_pairs):
         ({"presence_penalty": 1.5}, "presence_penalty is not an argument of Qwen2VLChatReplay"),
         ({"replay_treshold": 0.2}, "did you mean replay_threshold?"),
         ({"replay_threshold": 2}, "replay_threshold=2 is not allowed"),
-        ({"samples": 0}, "samples=0 is not allowed (allowed: a whole number from 1 on)"),
+        ({"samples": 0}, "samples=0 is not allowed (allowed: a whole number from 1 to 100,000)"),
         ({"samples": 4}, "samples=4 needs a temperature above 0"),
         ({"samples": 4, "temperature": 0}, "samples=4 needs a temperature above 0"),
         ({"use_vllm": True}, "use_vllm and use_lmdeploy are not possible"),

@@ -95,7 +95,9 @@ def run(broken):
 def whole(run, tiny_model, tmp_path_factory):
     """Every arm on sets with unreadable inputs."""
     work = tmp_path_factory.mktemp("whole")
-    models = {f"tiny-{arm}": tiny_model(**REPLAY, replay_method=arm) for arm in ARMS}
+    injects = {"replay_layers": 3, "replay_threshold": 0.7}
+    own = {"replay": REPLAY, "inject": injects}
+    models = {f"tiny-{a}": tiny_model(**own.get(a, {}), replay_method=a) for a in ARMS}
     file = write_run_file(work / "run.json", models, {**PICTURES, **CLIPS, "short": TINY})
     return work, run("--config", str(file), "--work-dir", str(work))
 
@@ -154,8 +156,8 @@ def torn(run, whole, tiny_model):
     """In the same folder: a strict model, one that resumes, and sets that lose rows."""
     work, _ = whole
     models = {
-        "tiny-none": tiny_model(**REPLAY, replay_method="none"),
-        "tiny-strict": tiny_model(**REPLAY, replay_method="none", replay_strict=True),
+        "tiny-none": tiny_model(replay_method="none"),
+        "tiny-strict": tiny_model(replay_method="none", replay_strict=True),
     }
     data = {**PICTURES, "renamed": HOLLOW, "nothing": NOTHING}
     file = write_run_file(work / "torn.json", models, data)

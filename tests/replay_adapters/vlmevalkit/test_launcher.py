@@ -175,6 +175,7 @@ def test_a_process_that_stops_ends_with_1_and_the_first_says_what_is_answered(
     script = types.SimpleNamespace(main=stops)
     monkeypatch.setattr(launcher, "load_run_script", lambda checkout: script)
     monkeypatch.setattr("replay_adapters.vlmevalkit.register", lambda models=None: [])
+    monkeypatch.setattr(launcher, "check_data", lambda named: None)
     monkeypatch.setattr(sys, "argv", ["vlmeval_replay", *DEMO, "--work-dir", str(tmp_path)])
     monkeypatch.setenv("RANK", rank)
     with pytest.raises(SystemExit) as ended:

@@ -31,10 +31,12 @@ def test_all_the_suites_are_there():
 def test_a_run_file_is_accepted_and_its_arms_differ_in_the_method_only(path, monkeypatch, tmp_path):
     """With the configs of the published checkpoints, which no test downloads."""
     config = Qwen2_5_VLConfig(architectures=["Qwen2_5_VLForConditionalGeneration"])
-    for module in ("replay_core.pair.loading", "replay_adapters.settings.options"):
+    checks = "replay_adapters.settings.checkpoints"
+    monkeypatch.setattr(f"{checks}.check_processor", lambda settings, config: None)
+    for module in ("replay_core.pair.loading", checks):
         monkeypatch.setattr(f"{module}.load_config", lambda checkpoint: config)
     planned = "replay_adapters.vlmevalkit.planned"
-    for module in ("replay_adapters.settings.options", planned):
+    for module in ("replay_adapters.settings.options", checks, planned):
         monkeypatch.setattr(f"{module}.adapted_base", lambda checkpoint: None)
     monkeypatch.setenv("OPENAI_API_KEY", "none of ours")
     monkeypatch.setenv("OPENAI_API_BASE", "")

@@ -4,7 +4,17 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from replay_core.studies.figures import GREEN, RED, RunPanel, draw_compare, forest, run_picture
+from replay_core.studies.figures import (
+    GREEN,
+    RED,
+    RunPanel,
+    canvas,
+    draw_compare,
+    forest,
+    literal,
+    run_picture,
+    save,
+)
 from replay_core.studies.stats.paired import PairedComparison
 
 
@@ -71,3 +81,28 @@ def test_a_comparisons_figure_shows_the_second_minus_the_first(drawn, tmp_path):
     assert label == "mathvista: 61.0 → 64.5\nn = 321, Holm p = 0.021"
     assert drawn[0].get_suptitle() == "after minus before"
     assert list(axes.get_lines()[0].get_xdata()) == pytest.approx([0.4, 7.1])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"The answer is $\boxed{4}$",
+        r"\begin{cases} a $ b \\ c $ d \end{cases}",
+        "$5 and $6",
+        "${",
+        "\ud800\udfff alone",
+        "\x00\x1b[31m",
+    ],
+)
+def test_a_models_text_is_drawn_as_it_stands(tmp_path, text):
+    """matplotlib takes what lies between dollars for mathematics."""
+    figure, _ = canvas(3, 2)
+    figure.suptitle(literal(text))
+    save(figure, tmp_path / "drawn.png")
+    shown, mathematics = figure._suptitle._preprocess_math(figure._suptitle.get_text())
+    assert not mathematics
+    assert len(shown) == len(text)
+    assert all(
+        one == other or not other.isprintable() for one, other in zip(shown, text, strict=True)
+    )
+    assert (tmp_path / "drawn.png").stat().st_size > 0

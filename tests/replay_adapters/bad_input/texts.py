@@ -1,0 +1,3 @@
+"""Texts that several tables of bad input hold."""
+
+LONG = "x" * 2000
