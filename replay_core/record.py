@@ -87,6 +87,8 @@ class ReplayRecord(BaseModel):
     """What the loop's gradient was estimated to keep, with nothing run again, in MiB."""
     checkpointing: bool = False
     """Whether the loop's layers ran again for the gradient, since that would not fit."""
+    stored: str | None = None
+    """What a store gave, so that no time was spent on it: ``x``, or the base's ``targets``."""
     batch_size: int = 1
     finish_reason: str | None = None
     """``stop`` or ``length``; ``length`` means that the answer was cut."""

@@ -15,6 +15,7 @@ from replay_core.pair.identity import checkpoint_revision
 from replay_core.pair.loading import load_model
 from replay_core.pair.lora import adapted_base
 from replay_core.record import library_versions
+from replay_core.store import Store
 
 
 class WithGenerate:
@@ -33,7 +34,7 @@ def load_models_for(settings: Settings, config: PretrainedConfig, loading: dict[
 
     ``config`` is the answering checkpoint's; ``loading`` goes to transformers.
     """
-    files = settings.pair
+    files, store = settings.pair, store_of(settings)
     if settings.config.steers:
         layers = settings.config.layer_indices(config.get_text_config().num_hidden_layers)
         pair = load_pair(
@@ -43,6 +44,7 @@ def load_models_for(settings: Settings, config: PretrainedConfig, loading: dict[
             base_device_map=settings.base_device,
             base_quantization=settings.base_quantization,
             name=files.name,
+            store=store,
             **loading,
         )
         if adapted_base(files.policy) is not None and not pair.adapted:
@@ -59,6 +61,19 @@ def load_models_for(settings: Settings, config: PretrainedConfig, loading: dict[
         revision = checkpoint_revision(files.policy, onto=onto)
     pair = make_pair(alone, alone, name=files.name)
     return replace(pair, policy_revision=revision, base_revision=revision)
+
+
+def store_of(settings: Settings) -> Store | None:
+    """Return the store that a run was given.
+
+    Raises:
+        UsageError: it is no folder, and cannot be made one.
+    """
+    if settings.store is None:
+        return None
+    return Store(
+        settings.store, settings.store_gb, tell=lambda told: logger.warning(f"replay: {told}")
+    )
 
 
 def provenance_of(pair: Pair, settings: Settings) -> dict[str, Any]:

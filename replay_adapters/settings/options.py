@@ -41,9 +41,10 @@ class Settings:
 
     ``rest`` are the arguments that go on to the harness's own class. ``base_device`` and
     ``base_quantization`` say where and in how many bits the base is held, when not as the policy;
-    ``journal`` is the file that keeps answers for a run that is started again; ``preset`` is the
-    name of the pair's preset that was asked for, whose values are in ``config``. ``turns`` and
-    ``boxes`` are about conversations with a tool.
+    ``journal`` is the file that keeps answers for a run that is started again, ``store`` the folder
+    that keeps what the base reads and x, up to ``store_gb``; ``preset`` is the name of the pair's
+    preset that was asked for, whose values are in ``config``. ``turns`` and ``boxes`` are about
+    conversations with a tool.
     """
 
     pair: PairFile
@@ -58,6 +59,8 @@ class Settings:
     preset: str | None = None
     turns: Literal["again", "reuse"] = "again"
     boxes: Boxes = "mapped"
+    store: Path | None = None
+    store_gb: float = 50.0
 
     def check_tasks(self, tasks: Iterable[str], *, loop: bool | None = None) -> None:
         """Raise UsageError when the pair is not meant for one of ``tasks``.
@@ -146,6 +149,8 @@ def resolve(arguments: Mapping[str, Any]) -> Settings:
         preset=run.replay_preset,
         turns=run.replay_turns,
         boxes=run.replay_boxes,
+        store=None if run.replay_store is None else Path(run.replay_store).expanduser(),
+        store_gb=run.replay_store_gb,
     )
 
 

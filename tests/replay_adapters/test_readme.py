@@ -70,6 +70,8 @@ TYPED = {
     "turns": ("reuse", lambda s: s.turns == "reuse"),
     "boxes": ("published", lambda s: s.boxes == "published"),
     "journal": ("answers.jsonl", lambda s: s.journal == Path("answers.jsonl")),
+    "store": ("kept", lambda s: s.store == Path("kept")),
+    "store_gb": ("2.5", lambda s: s.store_gb == 2.5),
     "method": ("inject", lambda s: s.config.method == "inject"),
     "select": ("high", lambda s: s.config.select == "high"),
     "boundary": ("reference", lambda s: s.config.boundary == "reference"),
