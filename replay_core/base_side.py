@@ -1,4 +1,4 @@
-"""The base's part of replay: read from its pass, or from the store of its pair."""
+"""The base's part of replay and injection: from its pass, or from the store of its pair."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,9 +7,12 @@ import torch
 
 from replay_core.candidates import Window
 from replay_core.config import ReplayConfig
+from replay_core.injection import CleanPass, Injection, clean_pass, injection_of
+from replay_core.model.anatomy import Anatomy
 from replay_core.model.devices import on_device
 from replay_core.model.padding import attention_mask_of
 from replay_core.model.vision import Inputs, VisualFeatures
+from replay_core.outcome import SampleReplay
 from replay_core.pair.pair import Pair, frozen
 from replay_core.remembered import Remembered
 from replay_core.targets import (
@@ -24,7 +27,7 @@ from replay_core.targets import (
 
 @dataclass(frozen=True)
 class BaseSide:
-    """What replay with one set of settings asks of a pair's base; ``layers`` are the matched ones.
+    """What one set of settings asks of a pair's base; ``layers`` are those that it names.
 
     Prompts are left-padded.
     """
@@ -88,3 +91,30 @@ class BaseSide:
             call = window.call(base, theirs, seen, max(self.layers) + 1)
             candidates = on_device(window.candidates, theirs["input_ids"].device)
             return base_reading(call, candidates, self.layers, self.config)
+
+    def injection(
+        self, inputs: Inputs, features: VisualFeatures | None, seeds: Sequence[int]
+    ) -> tuple[Injection, tuple[SampleReplay, ...]]:
+        """Return what is overwritten while the policy reads a batch, and what that means."""
+        pair = self.pair
+        window = Window.of(inputs, pair.policy, self.config, features)
+        policy = self._clean_pass(pair.policy, inputs, features, window)
+        with frozen(pair.base.model), pair.as_base():
+            theirs, seen = pair.seen_by_base(inputs, features)
+            base = self._clean_pass(pair.base, theirs, seen, window)
+        samples, tokens = inputs["input_ids"].shape
+        return injection_of(
+            on_device(base, window.visual.device),
+            policy,
+            window.candidates,
+            (samples, tokens),
+            self.config,
+            seeds=seeds,
+        )
+
+    def _clean_pass(
+        self, anatomy: Anatomy, inputs: Inputs, features: VisualFeatures | None, window: Window
+    ) -> CleanPass:
+        call = window.call(anatomy, inputs, features, max(self.layers) + 1)
+        candidates = on_device(window.candidates, inputs["input_ids"].device)
+        return clean_pass(call, candidates, self.layers, self.config)

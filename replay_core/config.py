@@ -1,14 +1,16 @@
 """Every knob of the method, in one frozen object that is validated when it is built."""
 
 import hashlib
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from replay_core.errors import UsageError, shown
 
-Method = Literal["replay", "inject", "none", "base"]
+Method = Literal["replay", "amortised", "inject", "none", "base"]
 Select = Literal["low", "high", "all", "random", "matched_low", "matched_high", "matched_random"]
 Boundary = Literal["aligned", "reference"]
 Positions = Literal["visual", "input"]
@@ -26,16 +28,45 @@ RELEASE_THRESHOLDS = dict(enumerate((*_FIRST_HALF, *_SECOND_HALF)))
 _RELEASE_INJECTION = {"layers": 7, "positions": "input", "thresholds": "release"}
 
 
+# What `activation-replay amortise` writes says so in its header.
+START_FORMAT = "activation-replay amortised 1"
+
+
+class Start(BaseModel):
+    """A file of ``activation-replay amortise``, and what it held when it was named."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    digest: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_file(cls, given: Any) -> Any:
+        """Read a file that is given by its path alone."""
+        if not isinstance(given, str | Path):
+            return given
+        try:
+            content = Path(given).expanduser().read_bytes()
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            if header["__metadata__"]["format"] != START_FORMAT:
+                raise ValueError(f"its format is not {START_FORMAT!r}")
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{given} cannot be read as a start ({error})") from error
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        return {"path": str(Path(given).expanduser()), "digest": digest}
+
+
 class ReplayConfig(BaseModel):
     """Settings of Activation Replay (Xing et al. 2025, arXiv 2511.19972).
 
     Published, as the paper's released settings have them, are the defaults of ``select``,
     ``threshold``, ``thresholds``, ``step_size``, ``steps``, ``top_k``, ``positions``, ``maximum``,
-    ``step_scaling``, ``keep`` and ``x``. Not published is ``boundary="aligned"``: the published
-    tables were made with the release's reading, ``boundary="reference"``. ``layers="auto"`` carries
-    the 16 of 28 layers released for MM-Eureka-Qwen-7B over to other depths; VL-Rethinker-7B has 24.
-    At least one published number was made with other values: MM-Eureka-Qwen-7B's 47.7 on MathVerse
-    has ``threshold`` 0.2 and ``step_size`` 40.
+    ``step_scaling``, ``keep``, ``start`` and ``x``. Not published is ``boundary="aligned"``: the
+    published tables were made with the release's reading, ``boundary="reference"``.
+    ``layers="auto"`` carries the 16 of 28 layers released for MM-Eureka-Qwen-7B over to other
+    depths; VL-Rethinker-7B has 24. At least one published number was made with other values:
+    MM-Eureka-Qwen-7B's 47.7 on MathVerse has ``threshold`` 0.2 and ``step_size`` 40.
 
     The loss is the KL(base ‖ policy), averaged over a layer's masked positions, summed over layers,
     divided by the number N of visual tokens. So ``step_size`` does not transfer between image
@@ -51,9 +82,10 @@ class ReplayConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Method = Field("replay", description="replay, inject, none or base")
-    """``replay``: optimise the visual tokens; ``inject``: overwrite the policy's activations by the
-    base's (Table 1); ``none``: the policy alone; ``base``: the base alone."""
+    method: Method = Field("replay", description="replay, amortised, inject, none or base")
+    """``replay``: optimise the visual tokens; ``amortised``: take x from the map in ``start``, with
+    no base and no step; ``inject``: overwrite the policy's activations by the base's (Table 1);
+    ``none``: the policy alone; ``base``: the base alone."""
 
     select: Select = Field(
         "low",
@@ -112,6 +144,12 @@ class ReplayConfig(BaseModel):
     keep: Literal["last", "best"] = Field("last", description="last or best")
     """Which iterate of x is used: the last one, as published, or the one of the lowest loss."""
 
+    start: Start | None = Field(
+        None, description="none, or a file that `activation-replay amortise` wrote"
+    )
+    """Where the descent begins: at 0, as published, or at the x that a learned map predicts from
+    the policy's visual features, in each sample whose loss that lowers."""
+
     x: Literal["optimised", "random"] = Field("optimised", description="optimised or random")
     """``random``: put noise of the same norm in the place of each token's x, the control that a
     gain has to beat. It costs what replay costs."""
@@ -138,6 +176,19 @@ class ReplayConfig(BaseModel):
             return {**_RELEASE_INJECTION, **given}
         return given
 
+    @field_validator("start", mode="before")
+    @classmethod
+    def _none_as_it_is_typed(cls, given: Any) -> Any:
+        return None if given == "none" else given
+
+    @model_validator(mode="after")
+    def _amortised_has_a_map(self) -> "ReplayConfig":
+        if self.method == "amortised" and self.start is None:
+            raise ValueError(
+                "method=amortised needs start=FILE, a file that `activation-replay amortise` wrote"
+            )
+        return self
+
     @model_validator(mode="after")
     def _maximum_has_images(self) -> "ReplayConfig":
         if self.maximum == "image" and self.positions == "input":
@@ -160,7 +211,17 @@ class ReplayConfig(BaseModel):
 
     @property
     def steers(self) -> bool:
-        """Whether the answer is of policy and base together: not one model, left alone."""
+        """Whether the policy's answer is changed: it is not one model, left alone."""
+        return self.method in ("replay", "amortised", "inject")
+
+    @property
+    def starts(self) -> Start | None:
+        """The map that x is taken from, or begun at; None where ``method`` needs no x."""
+        return self.start if self.method in ("replay", "amortised") else None
+
+    @property
+    def asks_base(self) -> bool:
+        """Whether the answer is of policy and base together."""
         return self.method in ("replay", "inject")
 
     def layer_indices(self, n_layers: int) -> tuple[int, ...]:

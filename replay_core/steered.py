@@ -7,17 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from replay_core.amortised import start_of
 from replay_core.base_side import BaseSide
 from replay_core.candidates import Window
 from replay_core.config import ReplayConfig
 from replay_core.descent import describe, randomised
 from replay_core.digest import token_digest
 from replay_core.errors import UsageError
-from replay_core.injection import CleanPass, Injection, clean_pass, injection_of
+from replay_core.injection import Injection
 from replay_core.memory import descend_in_memory
 from replay_core.meter import Meter
-from replay_core.model.anatomy import Anatomy
-from replay_core.model.devices import on_device
 from replay_core.model.doors import check_backward
 from replay_core.model.inputs import continued, savable, split_arguments
 from replay_core.model.padding import attention_mask_of, left_padded
@@ -56,7 +55,7 @@ class Steered:
 
     Raises:
         UsageError: a layer is asked for that the models do not have, or that the base has lost, or
-            a pair with a store was not loaded from checkpoints.
+            a pair with a store was not loaded from checkpoints, or ``start`` is another pair's.
     """
 
     def __init__(self, pair: Pair, config: ReplayConfig | None = None) -> None:
@@ -68,11 +67,15 @@ class Steered:
         self._base_side = BaseSide(pair, self.config, self.layers)
         held, whole = pair.base.depth, pair.policy.depth
         needed = whole if self.config.method == "base" else max(self.layers) + 1
-        if self.config.method != "none" and held < needed:
+        if self.config.method not in ("none", "amortised") and held < needed:
             raise UsageError(
                 f"the base was loaded with base_layers={held}, but this run needs {needed} of its "
                 "layers"
             )
+        self._start = None
+        if (start := self.config.starts) is not None:
+            base = pair.base_revision if self.config.asks_base else None
+            self._start = start_of(start, pair.policy_revision, base).to(pair.policy.model.device)
         if self.config.method == "replay":
             check_backward(pair.policy)
             if pair.store is not None:
@@ -115,6 +118,8 @@ class Steered:
             try:
                 if features is None or injects:
                     result = self._inject(inputs, features, seeds, meter)
+                elif self.config.method == "amortised":
+                    result = self._amortise(features, meter)
                 else:
                     result = self._replay(inputs, features, targets, seeds, meter, kept)
             except torch.cuda.OutOfMemoryError as error:
@@ -156,11 +161,7 @@ class Steered:
             targets, stored = self._base_side.targets(inputs, features, window, seeds)
         else:
             self._base_side.check(targets, inputs)
-        # "Before layer l" is behind layer l - 1, so that l itself need not run.
-        depth = max(self.layers) + (self.config.side == "after")
-        call = window.call(self.pair.policy, inputs, features, depth)
-        given = (call, window.candidates, features, targets, self.config)
-        problem = ReplayProblem(*given, kept=kept)
+        problem = self._posed(inputs, features, window, targets, kept)
         before = meter.lap()
         descent, memory = descend_in_memory(problem)
         if self.config.x == "random":
@@ -187,35 +188,47 @@ class Steered:
         meter: Meter,
     ) -> ReplayResult:
         """Return what is overwritten while the policy reads a batch."""
-        window = Window.of(inputs, self.pair.policy, self.config, features)
-        policy = self._clean_pass(self.pair.policy, inputs, features, window)
-        with frozen(self.pair.base.model), self.pair.as_base():
-            theirs, seen = self.pair.seen_by_base(inputs, features)
-            base = self._clean_pass(self.pair.base, theirs, seen, window)
-        samples, tokens = inputs["input_ids"].shape
-        injection, described = injection_of(
-            on_device(base, window.visual.device),
-            policy,
-            window.candidates,
-            (samples, tokens),
-            self.config,
-            seeds=seeds,
-        )
-        return ReplayResult(
-            None,
-            features,
-            described,
-            injection=injection,
-            seconds=Seconds(base=meter.lap()),
-            peak_memory_mb=meter.peak_mb,
-        )
+        injection, samples = self._base_side.injection(inputs, features, seeds)
+        spent, peak = Seconds(base=meter.lap()), meter.peak_mb
+        return ReplayResult(None, features, samples, injection, spent, peak)
 
-    def _clean_pass(
-        self, anatomy: Anatomy, inputs: Inputs, features: VisualFeatures | None, window: Window
-    ) -> CleanPass:
-        call = window.call(anatomy, inputs, features, max(self.layers) + 1)
-        candidates = on_device(window.candidates, inputs["input_ids"].device)
-        return clean_pass(call, candidates, self.layers, self.config)
+    def _amortise(self, features: VisualFeatures, meter: Meter) -> ReplayResult:
+        """Return the x that the map in ``start`` gives a batch, for which no base is asked."""
+        assert self._start is not None  # the settings say so
+        x, samples = self._start.taken(features)
+        spent, peak = Seconds(loop=meter.lap()), meter.peak_mb
+        return ReplayResult(x, features, samples, None, spent, peak)
+
+    def problem(self, inputs: Inputs, *, seeds: Sequence[int] | None = None) -> ReplayProblem:
+        """Return the loss of a batch as a function of x, as :meth:`optimise` minimises it.
+
+        Raises:
+            UsageError: there is not one seed for each sample, or pixels are missing.
+            ValueError: the batch has no visual tokens, so that there is nothing to match.
+        """
+        with torch.inference_mode(False), frozen(self.pair.policy.model):
+            inputs = savable(left_padded(inputs))
+            features = visual_features(self.pair.policy.model, inputs)
+            if features is None:
+                raise ValueError("these prompts have no visual tokens, so there is no loss")
+            window = Window.of(inputs, self.pair.policy, self.config, features)
+            seeds = self.seeds(inputs) if seeds is None else seeds
+            targets, _ = self._base_side.targets(inputs, features, window, seeds)
+            return self._posed(inputs, features, window, targets)
+
+    def _posed(
+        self,
+        inputs: Inputs,
+        features: VisualFeatures,
+        window: Window,
+        targets: ReplayTargets,
+        kept: Sequence[Tensor | None] = (),
+    ) -> ReplayProblem:
+        # "Before layer l" is behind layer l - 1, so that l itself need not run.
+        depth = max(self.layers) + (self.config.side == "after")
+        call = window.call(self.pair.policy, inputs, features, depth)
+        problem = ReplayProblem(call, window.candidates, features, targets, self.config, kept=kept)
+        return problem if self._start is None else problem.begun_at(self._start(features.flat))
 
     @property
     def answering(self) -> Any:

@@ -131,7 +131,7 @@ def resolve(arguments: Mapping[str, Any]) -> Settings:
     rest = dict(run.model_extra or {})
     typed = {k.removeprefix(PREFIX): rest.pop(k) for k in METHOD_OPTIONS if k in rest}
     method = typed.get("method")
-    pair = _pair(run, alone=method == "none")
+    pair = _pair(run, alone=method in ("none", "amortised"))
     preset = _preset(pair, run.replay_preset, method)
     named = run.replay_protocol or ("task" if pair.protocol == Protocol() else "pair")
     protocol = pair.protocol if named == "pair" else Protocol()
@@ -165,7 +165,7 @@ def check_checkpoints(settings: Settings) -> PretrainedConfig:
     files = settings.pair
     on_the_base = settings.config.method == "base" or adapted_base(files.policy) is not None
     config = load_config(files.base if on_the_base else files.policy)
-    if settings.config.steers:
+    if settings.config.asks_base:
         base = load_config(settings.pair.base)
         check_configs(config, base, settings.pair.policy, settings.pair.base)
         try:
