@@ -99,6 +99,7 @@ TYPED = {
     "x": ("random", lambda s: s.config.x == "random"),
     "keep": ("best", lambda s: s.config.keep == "best"),
     "start": ("map.safetensors", lambda s: getattr(s.config.start, "path", "") != ""),
+    "checkpointing": ("on", lambda s: s.config.checkpointing == "on"),
     "seed": ("7", lambda s: s.config.seed == 7),
     "strict": ("true", lambda s: s.config.strict is True),
 }

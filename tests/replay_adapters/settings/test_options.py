@@ -89,6 +89,7 @@ def test_every_core_setting_can_be_given_as_an_option(tmp_path):
         "steps": 3,
         "keep": "best",
         "start": str(tmp_path / "map"),
+        "checkpointing": "on",
         "seed": 7,
         "strict": True,
     }
