@@ -114,6 +114,7 @@ def records_of(
             peak_memory_mb=result.peak_memory_mb,
             **memory,
             error=result.error,
+            stored=result.stored,
             **fields,
         )
         for sample, fields in zip(samples, answers, strict=True)

@@ -1,14 +1,23 @@
 """Every knob of the method, in one frozen object that is validated when it is built."""
 
 import hashlib
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from replay_core.errors import UsageError, shown
 
-Method = Literal["replay", "inject", "none", "base"]
+Method = Literal["replay", "amortised", "inject", "none", "base"]
 Select = Literal["low", "high", "all", "random", "matched_low", "matched_high", "matched_random"]
 Boundary = Literal["aligned", "reference"]
 Positions = Literal["visual", "input"]
@@ -55,13 +64,42 @@ _LARGEST_SEED = 2**63 - 1
 _FIRST_HALF = (4.812, 4.781, 3.734, 3.297, 3.328, 3.812, 4.312)
 _SECOND_HALF = (5.125, 4.938, 5.0, 4.719, 4.656, 4.656, 4.812)
 RELEASE_THRESHOLDS = dict(enumerate((*_FIRST_HALF, *_SECOND_HALF)))
-# What only the descent on x reads, and what only a dynamic mask does.
-_OF_THE_DESCENT = (
-    *("step_size", "step_scaling", "steps", "keep", "x", "top_k", "checkpointing", "cuda_graphs"),
-)
+# What only the descent on x reads, what changes no result of it, and what only a dynamic mask
+# reads.
+_OF_THE_DESCENT = ("step_size", "step_scaling", "steps", "keep", "x", "top_k", "start")
+_HOW_IT_RUNS = ("checkpointing", "cuda_graphs")
 _OF_THE_MASK = ("threshold", "maximum")
 # What the release's direct injection does, where the user says nothing else.
 _RELEASE_INJECTION = {"layers": 7, "positions": "input", "thresholds": "release"}
+
+
+# What `activation-replay amortise` writes says so in its header.
+START_FORMAT = "activation-replay amortised 1"
+
+
+class Start(BaseModel):
+    """A file of ``activation-replay amortise``, and what it held when it was named."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    digest: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_file(cls, given: Any) -> Any:
+        """Read a file that is given by its path alone."""
+        if not isinstance(given, str | Path):
+            return given
+        try:
+            content = Path(given).expanduser().read_bytes()
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            if header["__metadata__"]["format"] != START_FORMAT:
+                raise ValueError(f"its format is not {START_FORMAT!r}")
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{given} cannot be read as a start ({error})") from error
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        return {"path": str(Path(given).expanduser()), "digest": digest}
 
 
 class ReplayConfig(BaseModel):
@@ -69,11 +107,11 @@ class ReplayConfig(BaseModel):
 
     Published, as the paper's released settings have them, are the defaults of ``select``,
     ``threshold``, ``thresholds``, ``step_size``, ``steps``, ``top_k``, ``positions``, ``maximum``,
-    ``step_scaling``, ``keep`` and ``x``. Not published is ``boundary="aligned"``: the published
-    tables were made with the release's reading, ``boundary="reference"``. ``layers="auto"`` carries
-    the 16 of 28 layers released for MM-Eureka-Qwen-7B over to other depths; VL-Rethinker-7B has 24.
-    At least one published number was made with other values: MM-Eureka-Qwen-7B's 47.7 on MathVerse
-    has ``threshold`` 0.2 and ``step_size`` 40.
+    ``step_scaling``, ``keep``, ``start`` and ``x``. Not published is ``boundary="aligned"``: the
+    published tables were made with the release's reading, ``boundary="reference"``.
+    ``layers="auto"`` carries the 16 of 28 layers released for MM-Eureka-Qwen-7B over to other
+    depths; VL-Rethinker-7B has 24. At least one published number was made with other values:
+    MM-Eureka-Qwen-7B's 47.7 on MathVerse has ``threshold`` 0.2 and ``step_size`` 40.
 
     The loss is the KL(base ‖ policy), averaged over a layer's masked positions, summed over layers,
     divided by the number N of visual tokens. So ``step_size`` does not transfer between image
@@ -89,9 +127,10 @@ class ReplayConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Method = Field("replay", description="replay, inject, none or base")
-    """``replay``: optimise the visual tokens; ``inject``: overwrite the policy's activations by the
-    base's (Table 1); ``none``: the policy alone; ``base``: the base alone."""
+    method: Method = Field("replay", description="replay, amortised, inject, none or base")
+    """``replay``: optimise the visual tokens; ``amortised``: take x from the map in ``start``, with
+    no base and no step; ``inject``: overwrite the policy's activations by the base's (Table 1);
+    ``none``: the policy alone; ``base``: the base alone."""
 
     select: Select = Field(
         "low",
@@ -158,6 +197,12 @@ class ReplayConfig(BaseModel):
     keep: Literal["last", "best"] = Field("last", description="last or best")
     """Which iterate of x is used: the last one, as published, or the one of the lowest loss."""
 
+    start: Start | None = Field(
+        None, description="none, or a file that `activation-replay amortise` wrote"
+    )
+    """Where the descent begins: at 0, as published, or at the x that a learned map predicts from
+    the policy's visual features, in each sample whose loss that lowers."""
+
     x: Literal["optimised", "random"] = Field("optimised", description="optimised or random")
     """``random``: put noise of the same norm in the place of each token's x, the control that a
     gain has to beat. It costs what replay costs."""
@@ -190,6 +235,19 @@ class ReplayConfig(BaseModel):
             return {**_RELEASE_INJECTION, **given}
         return given
 
+    @field_validator("start", mode="before")
+    @classmethod
+    def _none_as_it_is_typed(cls, given: Any) -> Any:
+        return None if given == "none" else given
+
+    @model_validator(mode="after")
+    def _amortised_has_a_map(self) -> "ReplayConfig":
+        if self.method == "amortised" and self.start is None:
+            raise ValueError(
+                "method=amortised needs start=FILE, a file that `activation-replay amortise` wrote"
+            )
+        return self
+
     @model_validator(mode="after")
     def _maximum_has_images(self) -> "ReplayConfig":
         if self.maximum == "image" and self.positions == "input":
@@ -212,7 +270,17 @@ class ReplayConfig(BaseModel):
 
     @property
     def steers(self) -> bool:
-        """Whether the answer is of policy and base together: not one model, left alone."""
+        """Whether the policy's answer is changed: it is not one model, left alone."""
+        return self.method in ("replay", "amortised", "inject")
+
+    @property
+    def starts(self) -> Start | None:
+        """The map that x is taken from, or begun at; None where ``method`` needs no x."""
+        return self.start if self.method in ("replay", "amortised") else None
+
+    @property
+    def asks_base(self) -> bool:
+        """Whether the answer is of policy and base together."""
         return self.method in ("replay", "inject")
 
     def layer_indices(self, n_layers: int) -> tuple[int, ...]:
@@ -268,7 +336,9 @@ class ReplayConfig(BaseModel):
         alone = set(type(self).model_fields) - {"method", "seed", "strict"}
         found = dict.fromkeys(alone, f"method={self.method}") if not self.steers else {}
         if self.method == "inject":
-            found |= dict.fromkeys(_OF_THE_DESCENT, "method=inject")
+            found |= dict.fromkeys((*_OF_THE_DESCENT, *_HOW_IT_RUNS), "method=inject")
+        if self.method == "amortised":
+            found |= dict.fromkeys(alone - {"start"}, "method=amortised")
         if self.select == "all":
             found = dict.fromkeys((*_OF_THE_MASK, "thresholds"), "select=all") | found
         if self.thresholds != "dynamic":
@@ -290,5 +360,6 @@ class ReplayConfig(BaseModel):
 
     def fingerprint(self) -> str:
         """Return 12 hexadecimal digits that change with any setting that may change a result."""
-        named = self.model_dump_json(exclude={"checkpointing", "cuda_graphs"})
+        unnamed = {**dict.fromkeys(_HOW_IT_RUNS, True), "start": {"path"}}
+        named = self.model_dump_json(exclude=unnamed)
         return hashlib.sha256(named.encode()).hexdigest()[:12]

@@ -38,7 +38,8 @@ def descend(problem: ReplayProblem) -> Descent:
     The loss is summed over the batch; outcome and stopping are each sample's own. A sample ends at
     once when its loss is rounding (``no_drift``) and leaves the loop when it is not finite. Where
     an earlier x is kept, the descent begins from it and moves the other tokens only; a sample that
-    is not steered is left with it.
+    is not steered is left with it. Outcomes compare with the loss at x = 0, wherever the descent
+    begins.
     """
     config, features = problem.config, problem.features.flat
     start, held = problem.beginning
@@ -70,7 +71,8 @@ def descend(problem: ReplayProblem) -> Descent:
         history.append(losses.clone())
         alive = alive & losses.isfinite()
         if step == 0 and config.boundary == "aligned":
-            alive = alive & (history[0] > problem.floor)
+            first = history[0] if problem.plain is None else problem.plain
+            alive = alive & (first > problem.floor)
         better = alive & (history[-1] < best_loss)
         best_loss = torch.where(better, history[-1], best_loss)
         best = torch.where(better[owner, None], delta, best)
@@ -90,7 +92,8 @@ def descend(problem: ReplayProblem) -> Descent:
         for outcome in outcomes
     ]
     keep = torch.tensor(steered, device=kept.device)[owner, None]
-    return Descent(torch.where(keep, kept, start), curves, after, tuple(outcomes))
+    alone = torch.where(held[:, None], start, 0)
+    return Descent(torch.where(keep, kept, alone), curves, after, tuple(outcomes))
 
 
 def _count(found: Tensor, owner: Tensor, like: Tensor) -> Tensor:
@@ -163,9 +166,10 @@ def _named(
 ) -> list[Outcome]:
     """Name every sample's outcome after the loop."""
     changed = problem.changed(kept)
+    before = curves[:, 0] if problem.plain is None else problem.plain.float()
     named = []
     for sample, outcome in enumerate(outcomes):
-        first, last = curves[sample, 0], after[sample]
+        first, last = before[sample], after[sample]
         if outcome is not None:
             named.append(outcome)
         elif not alive[sample]:
@@ -205,6 +209,7 @@ def describe(problem: ReplayProblem, descent: Descent) -> tuple[SampleReplay, ..
                 n,
                 losses=tuple(curve.tolist()),
                 loss_after=float(curve[0] if len(curve) == 1 else descent.loss_after[sample]),
+                loss_plain=None if problem.plain is None else float(problem.plain[sample]),
                 masked_fraction=masked[sample],
                 changed_fraction=float(changed[sample]),
                 feature_norm=float(feature_norm[sample]),

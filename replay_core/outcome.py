@@ -91,7 +91,11 @@ FAULTS = (Outcome.OUT_OF_MEMORY, Outcome.FAILED)
 
 @dataclass(frozen=True)
 class SampleReplay:
-    """What replay did to one sample. Losses in nats; norms are means of L2 norms per token."""
+    """What replay did to one sample. Losses in nats; norms are means of L2 norms per token.
+
+    ``losses`` are those of the descent's iterates; ``loss_plain`` is that of x = 0, where the
+    descent began elsewhere.
+    """
 
     outcome: Outcome
     visual_tokens: int = 0
@@ -101,11 +105,19 @@ class SampleReplay:
     changed_fraction: float = 0.0
     feature_norm: float = 0.0
     delta_norm: float = 0.0
+    loss_plain: float | None = None
 
     @property
     def loss_before(self) -> float | None:
         """The loss at x = 0, None where there was nothing to match."""
+        if self.loss_plain is not None:
+            return self.loss_plain
         return self.losses[0] if self.losses else None
+
+    @property
+    def loss_start(self) -> float | None:
+        """The loss where the descent began, None where that was x = 0."""
+        return self.losses[0] if self.loss_plain is not None and self.losses else None
 
     @property
     def steps(self) -> int:
@@ -119,5 +131,6 @@ class SampleReplay:
 
     @property
     def rose(self) -> bool:
-        """Whether an iterate's loss was more than 5% above the first, wherever it then ended."""
-        return any(loss > ROSE * self.losses[0] for loss in self.losses)
+        """Whether an iterate's loss was more than 5% above that of x = 0, wherever it ended."""
+        before = self.loss_before
+        return before is not None and any(loss > ROSE * before for loss in self.losses)

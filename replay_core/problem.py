@@ -6,7 +6,7 @@ x is added to the visual features at the language model's input; both models sta
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -35,7 +35,9 @@ class ReplayProblem:
     what x is added to. ``kept``, of each sample, is the x of its first visual tokens, found before,
     which is not changed any more; None where there is none. With ``recompute`` the decoder layers
     keep their inputs only, and run once more in the backward pass; with ``graph`` a step is
-    recorded as a CUDA graph.
+    recorded as a CUDA graph. ``initial`` (visual tokens, hidden) is the x that the descent begins
+    from elsewhere, 0 where None, and ``plain`` (samples,) then the loss without it
+    (:meth:`begun_at`).
     """
 
     call: DecoderCall
@@ -46,6 +48,18 @@ class ReplayProblem:
     kept: Sequence[Tensor | None] = field(default=(), kw_only=True)
     recompute: bool = field(default=False, kw_only=True)
     graph: bool = field(default=False, kw_only=True)
+    initial: Tensor | None = field(default=None, kw_only=True)
+    plain: Tensor | None = field(default=None, kw_only=True)
+
+    @torch.no_grad()
+    def begun_at(self, x: Tensor) -> "ReplayProblem":
+        """Return the problem that begins at ``x`` (visual tokens, hidden) in each sample whose loss
+        that lowers, and at 0 in the others."""
+        plain = self.losses(self.beginning[0])
+        tried = replace(self, initial=x)
+        lower = tried.losses(tried.beginning[0]) < plain
+        initial = torch.where(lower[self.owner, None], x, 0)
+        return replace(self, initial=initial, plain=plain)
 
     @cached_property
     def beginning(self) -> tuple[Tensor, Tensor]:
@@ -55,6 +69,8 @@ class ReplayProblem:
             UsageError: more is kept than a sample has visual tokens.
         """
         delta = torch.zeros_like(self.features.flat, dtype=self.dtype)
+        if self.initial is not None:
+            delta = self.initial.to(delta, copy=True)
         held = torch.zeros(len(delta), dtype=torch.bool, device=delta.device)
         for sample, kept in enumerate(self.kept):
             if kept is not None:

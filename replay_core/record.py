@@ -64,6 +64,8 @@ class ReplayRecord(BaseModel):
     outcome: Outcome
     loss_before: float | None = None
     loss_after: float | None = None
+    loss_start: float | None = None
+    """The loss where the loop began, with a ``start``; None where that was x = 0."""
     loss_peak: float | None = None
     """The largest loss of all iterates."""
     rose: bool = False
@@ -87,6 +89,8 @@ class ReplayRecord(BaseModel):
     """What the loop's gradient was estimated to keep, with nothing run again, in MiB."""
     checkpointing: bool = False
     """Whether the loop's layers ran again for the gradient, since that would not fit."""
+    stored: str | None = None
+    """What a store gave, so that no time was spent on it: ``x``, or the base's ``targets``."""
     batch_size: int = 1
     finish_reason: str | None = None
     """``stop`` or ``length``; ``length`` means that the answer was cut."""
@@ -155,6 +159,7 @@ def make_record(
         outcome=sample.outcome,
         loss_before=_finite(sample.loss_before),
         loss_after=_finite(sample.loss_after),
+        loss_start=_finite(sample.loss_start),
         loss_peak=_finite(sample.loss_peak),
         rose=sample.rose,
         steps=sample.steps,

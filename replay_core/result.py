@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ class ReplayResult:
     steered; None, like ``features``, for a batch without visual tokens, and None with
     ``method=inject``, which leaves an ``injection``. ``samples`` tells, per sample, what happened.
     ``seconds`` are the batch's, not yet shared out; ``memory`` is how its loop was
-    chosen to run.
+    chosen to run. ``stored`` says what was found in a store and not computed: x, or the base's
+    targets.
     """
 
     delta: Tensor | None
@@ -33,6 +35,7 @@ class ReplayResult:
     peak_memory_mb: float | None = None
     memory: MemoryPlan | None = None
     error: str | None = None
+    stored: Literal["targets", "x"] | None = None
 
     def of(self, sample: int) -> Tensor | None:
         """Return one sample's x (its visual tokens, hidden); None where it is not steered by x."""

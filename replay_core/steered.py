@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from replay_core.amortised import start_of
+from replay_core.base_side import BaseSide
 from replay_core.candidates import Window
 from replay_core.config import ReplayConfig
 from replay_core.descent import describe, randomised
 from replay_core.digest import token_digest
 from replay_core.errors import UsageError
 from replay_core.faults import out_of_memory, told
-from replay_core.injection import CleanPass, Injection, clean_pass, injection_of
+from replay_core.injection import Injection
 from replay_core.memory import descend_in_memory
 from replay_core.meter import Meter
-from replay_core.model.anatomy import Anatomy
-from replay_core.model.devices import on_device
 from replay_core.model.doors import check_backward
 from replay_core.model.inputs import continued, savable, split_arguments
 from replay_core.model.padding import attention_mask_of, left_padded
@@ -33,9 +33,10 @@ from replay_core.outcome import Outcome
 from replay_core.pair.pair import Pair, frozen
 from replay_core.problem import ReplayProblem
 from replay_core.record import Seconds
+from replay_core.remembered import check_known
 from replay_core.result import ReplayResult, raise_failure
 from replay_core.seeds import check_seeds, stable_seed
-from replay_core.targets import ReplayTargets, base_targets, prompt_of, settings_of
+from replay_core.targets import ReplayTargets
 
 
 class Steered:
@@ -50,10 +51,12 @@ class Steered:
         print(result.samples[0].outcome, result.samples[0].loss_after)
 
     Prompts may be padded on either side; right padding is turned into left padding, so that
-    answers begin behind the prompt in every row. Both models are left as they are found.
+    answers begin behind the prompt in every row. Both models are left as they are found. The pair's
+    store, if it has one, spares what was computed before: the base's pass, or x.
 
     Raises:
-        UsageError: a layer is asked for that the models do not have, or that the base has lost.
+        UsageError: a layer is asked for that the models do not have, or that the base has lost, or
+            a pair with a store was not loaded from checkpoints, or ``start`` is another pair's.
     """
 
     def __init__(self, pair: Pair, config: ReplayConfig | None = None) -> None:
@@ -62,15 +65,22 @@ class Steered:
         self.layers = self.config.layer_indices(
             pair.policy.model.config.get_text_config().num_hidden_layers
         )
-        held, whole = len(pair.base.layers), len(pair.policy.layers)
+        self._base_side = BaseSide(pair, self.config, self.layers)
+        held, whole = pair.base.depth, pair.policy.depth
         needed = whole if self.config.method == "base" else max(self.layers) + 1
-        if self.config.method != "none" and held < needed:
+        if self.config.method not in ("none", "amortised") and held < needed:
             raise UsageError(
                 f"the base was loaded with base_layers={held}, but this run needs {needed} of its "
                 "layers"
             )
+        self._start = None
+        if (start := self.config.starts) is not None:
+            base = pair.base_revision if self.config.asks_base else None
+            self._start = start_of(start, pair.policy_revision, base).to(pair.policy.model.device)
         if self.config.method == "replay":
             check_backward(pair.policy)
+            if pair.store is not None:
+                check_known(pair)
 
     def optimise(
         self,
@@ -99,9 +109,9 @@ class Steered:
             check_seeds(seeds, batch)
         if not self.config.steers:
             return ReplayResult.untouched(Outcome.OFF, batch)
-        policy, base = self.pair.policy.model, self.pair.base.model
+        policy = self.pair.policy.model
         injects = self.config.method == "inject"
-        with torch.inference_mode(False), torch.enable_grad(), frozen(policy, base):
+        with torch.inference_mode(False), torch.enable_grad(), frozen(policy):
             inputs = savable(left_padded(inputs))
             seeds = self.seeds(inputs) if seeds is None else seeds
             features = None
@@ -111,6 +121,8 @@ class Steered:
                     return ReplayResult.untouched(Outcome.NO_VISUAL_TOKENS, batch)
                 if features is None or injects:
                     result = self._inject(inputs, features, seeds, meter)
+                elif self.config.method == "amortised":
+                    result = self._amortise(features, meter)
                 else:
                     result = self._replay(inputs, features, targets, seeds, meter, kept)
             except Exception as error:
@@ -135,22 +147,32 @@ class Steered:
     ) -> ReplayResult:
         """Return the x of a batch that has pictures."""
         window = Window.of(inputs, self.pair.policy, self.config, features)
+        usual = targets is None and all(one is None for one in kept)
+        remembered = self._base_side.remembered(inputs, seeds) if usual else None
+        if remembered is not None and (found := remembered.x()) is not None:
+            x, samples = found
+            return ReplayResult(
+                x.to(window.visual.device),
+                features,
+                samples,
+                seconds=Seconds(base=meter.lap()),
+                peak_memory_mb=meter.peak_mb,
+                stored="x",
+            )
+        stored = False
         if targets is None:
-            targets = self._base_pass(inputs, features, window, seeds).to(window.visual.device)
+            targets, stored = self._base_side.targets(inputs, features, window, seeds)
         else:
-            prompt = prompt_of(inputs["input_ids"], attention_mask_of(inputs))
-            targets.check(prompt, self._target_settings)
-        # "Before layer l" is behind layer l - 1, so that l itself need not run.
-        depth = max(self.layers) + (self.config.side == "after")
-        call = window.call(self.pair.policy, inputs, features, depth)
-        given = (call, window.candidates, features, targets, self.config)
-        problem = ReplayProblem(*given, kept=kept)
+            self._base_side.check(targets, inputs)
+        problem = self._posed(inputs, features, window, targets, kept)
         before = meter.lap()
         descent, memory = descend_in_memory(problem)
         if self.config.x == "random":
             descent = randomised(problem, descent, seeds)
         samples = describe(problem, descent)
         seconds = Seconds(base=before, loop=meter.lap())
+        if remembered is not None:
+            remembered.keep_x(descent.delta, samples)
         return ReplayResult(
             descent.delta,
             features,
@@ -158,6 +180,7 @@ class Steered:
             seconds=seconds,
             peak_memory_mb=meter.peak_mb,
             memory=memory,
+            stored="targets" if stored else None,
         )
 
     def _inject(
@@ -168,41 +191,47 @@ class Steered:
         meter: Meter,
     ) -> ReplayResult:
         """Return what is overwritten while the policy reads a batch."""
-        window = Window.of(inputs, self.pair.policy, self.config, features)
-        policy = self._clean_pass(self.pair.policy, inputs, features, window)
-        with self.pair.as_base():
-            theirs, seen = self.pair.seen_by_base(inputs, features)
-            base = self._clean_pass(self.pair.base, theirs, seen, window)
-        samples, tokens = inputs["input_ids"].shape
-        injection, described = injection_of(
-            on_device(base, window.visual.device),
-            policy,
-            window.candidates,
-            (samples, tokens),
-            self.config,
-            seeds=seeds,
-        )
-        return ReplayResult(
-            None,
-            features,
-            described,
-            injection=injection,
-            seconds=Seconds(base=meter.lap()),
-            peak_memory_mb=meter.peak_mb,
-        )
+        injection, samples = self._base_side.injection(inputs, features, seeds)
+        spent, peak = Seconds(base=meter.lap()), meter.peak_mb
+        return ReplayResult(None, features, samples, injection, spent, peak)
 
-    def _clean_pass(
-        self, anatomy: Anatomy, inputs: Inputs, features: VisualFeatures | None, window: Window
-    ) -> CleanPass:
-        call = window.call(anatomy, inputs, features, max(self.layers) + 1)
-        candidates = on_device(window.candidates, inputs["input_ids"].device)
-        return clean_pass(call, candidates, self.layers, self.config)
+    def _amortise(self, features: VisualFeatures, meter: Meter) -> ReplayResult:
+        """Return the x that the map in ``start`` gives a batch, for which no base is asked."""
+        assert self._start is not None  # the settings say so
+        x, samples = self._start.taken(features)
+        spent, peak = Seconds(loop=meter.lap()), meter.peak_mb
+        return ReplayResult(x, features, samples, None, spent, peak)
 
-    @property
-    def _target_settings(self) -> str:
-        base = self.pair.base.model
-        identity = f"{self.pair.base_revision or base.name_or_path} in {base.dtype}"
-        return settings_of(self.config, self.layers, identity)
+    def problem(self, inputs: Inputs, *, seeds: Sequence[int] | None = None) -> ReplayProblem:
+        """Return the loss of a batch as a function of x, as :meth:`optimise` minimises it.
+
+        Raises:
+            UsageError: there is not one seed for each sample, or pixels are missing.
+            ValueError: the batch has no visual tokens, so that there is nothing to match.
+        """
+        with torch.inference_mode(False), frozen(self.pair.policy.model):
+            inputs = savable(left_padded(inputs))
+            features = visual_features(self.pair.policy.model, inputs)
+            if features is None:
+                raise ValueError("these prompts have no visual tokens, so there is no loss")
+            window = Window.of(inputs, self.pair.policy, self.config, features)
+            seeds = self.seeds(inputs) if seeds is None else seeds
+            targets, _ = self._base_side.targets(inputs, features, window, seeds)
+            return self._posed(inputs, features, window, targets)
+
+    def _posed(
+        self,
+        inputs: Inputs,
+        features: VisualFeatures,
+        window: Window,
+        targets: ReplayTargets,
+        kept: Sequence[Tensor | None] = (),
+    ) -> ReplayProblem:
+        # "Before layer l" is behind layer l - 1, so that l itself need not run.
+        depth = max(self.layers) + (self.config.side == "after")
+        call = window.call(self.pair.policy, inputs, features, depth)
+        problem = ReplayProblem(call, window.candidates, features, targets, self.config, kept=kept)
+        return problem if self._start is None else problem.begun_at(self._start(features.flat))
 
     @property
     def answering(self) -> Any:
@@ -217,37 +246,17 @@ class Steered:
             UsageError: there is not one seed for each sample, or pixels are missing.
             ValueError: the batch has no visual tokens, so that there is nothing to match.
         """
-        base = self.pair.base
+        policy = self.pair.policy
         if seeds is not None:
             check_seeds(seeds, len(inputs["input_ids"]))
-        with torch.inference_mode(False), frozen(base.model):
+        with torch.inference_mode(False):
             inputs = savable(left_padded(inputs))
             if not any(key in inputs for key in PIXELS):
-                check_pictured(base.model, inputs["input_ids"])
+                check_pictured(policy.model, inputs["input_ids"])
                 raise ValueError("these prompts have no visual tokens, so there are no targets")
             seeds = self.seeds(inputs) if seeds is None else seeds
-            return self._base_pass(inputs, None, Window.of(inputs, base, self.config), seeds)
-
-    def _base_pass(
-        self,
-        inputs: Inputs,
-        features: VisualFeatures | None,
-        window: Window,
-        seeds: Sequence[int],
-    ) -> ReplayTargets:
-        """Return the base's targets, on the base's device."""
-        with self.pair.as_base():
-            theirs, seen = self.pair.seen_by_base(inputs, features)
-            call = window.call(self.pair.base, theirs, seen, max(self.layers) + 1)
-            return base_targets(
-                call,
-                on_device(window.candidates, theirs["input_ids"].device),
-                self.layers,
-                self.config,
-                seeds=seeds,
-                prompt=prompt_of(inputs["input_ids"], attention_mask_of(inputs)),
-                settings=self._target_settings,
-            )
+            window = Window.of(inputs, policy, self.config)
+            return self._base_side.targets(inputs, None, window, seeds)[0]
 
     def seeds(self, inputs: Inputs) -> list[int]:
         """Return one seed per sample, from ``config.seed`` and the prompt's own tokens."""

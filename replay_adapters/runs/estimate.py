@@ -92,7 +92,7 @@ def estimate(cell: Cell, rates: Rates) -> Estimate | None:
     visual = pixels // _PATCH * (frames // _FRAME_PAIR if frames else 1)
     prompt = visual + _TEXT
     new = int(protocol.generation.get("max_new_tokens", _GENERATED))
-    layers = len(config.layer_indices(size.layers)) if config.steers else 0
+    layers = len(config.layer_indices(size.layers)) if config.asks_base else 0
     vision, prefill = _VISION * visual, size.layers * size.layer * prompt
     loop = 0.0
     if config.method == "replay":
@@ -103,7 +103,7 @@ def estimate(cell: Cell, rates: Rates) -> Estimate | None:
         loop = size.layers * size.layer * prompt
     per_item = (vision + prefill + loop) / (rates.tflops * 1e12)
     decoding = new * 2 * size.weights / (rates.bandwidth * 1e9)
-    base = 2 * (size.weights * layers / size.layers + _VISION_WEIGHTS) if config.steers else 0.0
+    base = 2 * (size.weights * layers / size.layers + _VISION_WEIGHTS) if config.asks_base else 0.0
     policy = 2 * (size.weights + _VISION_WEIGHTS)
     # Activations that the backward pass needs: about 20 vectors of the hidden size per layer.
     kept = 20 * 2 * visual * size.hidden * layers if config.method == "replay" else 0.0

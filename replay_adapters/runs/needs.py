@@ -16,7 +16,7 @@ from replay_core import UsageError
 def lacks(cell: Cell) -> str | None:
     """Return what a cell lacks, and what to do; None where nothing is known to be missing."""
     asking, pair = cell.asking, cell.settings.pair
-    models = (pair.policy, pair.base) if cell.settings.config.steers else (pair.policy,)
+    models = (pair.policy, pair.base) if cell.settings.config.asks_base else (pair.policy,)
     found = (_harness(asking.harness, cell.task, cell.judge, asking.more), *map(_absent, models))
     return next((why for why in found if why), None)
 

@@ -11,10 +11,12 @@ from transformers import PretrainedConfig, PreTrainedModel
 from replay_adapters.settings.options import Settings
 from replay_adapters.settings.processors import processor_revision
 from replay_core import Pair, load_pair, make_pair
+from replay_core.amortised import start_of
 from replay_core.pair.identity import checkpoint_revision
 from replay_core.pair.loading import load_model
 from replay_core.pair.lora import adapted_base
 from replay_core.record import library_versions
+from replay_core.store import Store
 
 
 class WithGenerate:
@@ -29,12 +31,15 @@ class WithGenerate:
 
 
 def load_models_for(settings: Settings, config: PretrainedConfig, loading: dict[str, Any]) -> Pair:
-    """Load what the method needs: one model for ``none`` and ``base``, else both.
+    """Load what the method needs: both models where it asks the base, else one.
 
     ``config`` is the answering checkpoint's; ``loading`` goes to transformers.
     """
-    files = settings.pair
-    if settings.config.steers:
+    files, store = settings.pair, store_of(settings)
+    onto = files.base if adapted_base(files.policy) is not None else None
+    if (start := settings.config.starts) is not None:
+        start_of(start, checkpoint_revision(files.policy, onto=onto))  # refused before it is loaded
+    if settings.config.asks_base:
         layers = settings.config.layer_indices(config.get_text_config().num_hidden_layers)
         pair = load_pair(
             files.policy,
@@ -43,6 +48,7 @@ def load_models_for(settings: Settings, config: PretrainedConfig, loading: dict[
             base_device_map=settings.base_device,
             base_quantization=settings.base_quantization,
             name=files.name,
+            store=store,
             **loading,
         )
         if adapted_base(files.policy) is not None and not pair.adapted:
@@ -51,7 +57,6 @@ def load_models_for(settings: Settings, config: PretrainedConfig, loading: dict[
                 "therefore loaded as a second model"
             )
         return pair
-    onto = files.base if adapted_base(files.policy) is not None else None
     if settings.config.method == "base":
         alone, revision = load_model(files.base, **loading), checkpoint_revision(files.base)
     else:
@@ -59,6 +64,19 @@ def load_models_for(settings: Settings, config: PretrainedConfig, loading: dict[
         revision = checkpoint_revision(files.policy, onto=onto)
     pair = make_pair(alone, alone, name=files.name)
     return replace(pair, policy_revision=revision, base_revision=revision)
+
+
+def store_of(settings: Settings) -> Store | None:
+    """Return the store that a run was given.
+
+    Raises:
+        UsageError: it is no folder, and cannot be made one.
+    """
+    if settings.store is None:
+        return None
+    return Store(
+        settings.store, settings.store_gb, tell=lambda told: logger.warning(f"replay: {told}")
+    )
 
 
 def provenance_of(pair: Pair, settings: Settings) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def check_checkpoints(settings: Settings) -> PretrainedConfig:
     files, method = settings.pair, settings.config.method
     adapts = adapted_base(files.policy) is not None
     config = load_config(files.base if method == "base" or adapts else files.policy)
-    if settings.config.steers:
+    if settings.config.asks_base:
         base = load_config(files.base)
         check_configs(config, base, files.policy, files.base)
         text = config.get_text_config()
@@ -38,7 +38,7 @@ def check_checkpoints(settings: Settings) -> PretrainedConfig:
             raise UsageError(f"{PREFIX}{error}") from error
     if method != "base":
         check_weights(Path(files.policy), adapter=adapts)
-    if method != "none" or adapts:
+    if method == "base" or settings.config.asks_base or adapts:
         check_weights(Path(files.base))
     check_processor(settings, config)
     return config

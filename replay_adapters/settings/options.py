@@ -42,9 +42,10 @@ class Settings:
 
     ``rest`` are the arguments that go on to the harness's own class. ``base_device`` and
     ``base_quantization`` say where and in how many bits the base is held, when not as the policy;
-    ``journal`` is the file that keeps answers for a run that is started again; ``preset`` is the
-    name of the pair's preset that was asked for, whose values are in ``config``. ``turns`` and
-    ``boxes`` are about conversations with a tool.
+    ``journal`` is the file that keeps answers for a run that is started again, ``store`` the folder
+    that keeps what the base reads and x, up to ``store_gb``; ``preset`` is the name of the pair's
+    preset that was asked for, whose values are in ``config``. ``turns`` and ``boxes`` are about
+    conversations with a tool.
     """
 
     pair: PairFile
@@ -59,6 +60,8 @@ class Settings:
     preset: str | None = None
     turns: Literal["again", "reuse"] = "again"
     boxes: Boxes = "mapped"
+    store: Path | None = None
+    store_gb: float = 50.0
 
     def check_tasks(self, tasks: Iterable[str], *, loop: bool | None = None) -> None:
         """Raise UsageError when the pair is not meant for one of ``tasks``.
@@ -130,7 +133,7 @@ def resolve(arguments: Mapping[str, Any]) -> Settings:
     typed = {k.removeprefix(PREFIX): rest.pop(k) for k in METHOD_OPTIONS if k in rest}
     rest = checked_arguments(rest)
     method = typed.get("method")
-    pair = _pair(run, alone=method == "none")
+    pair = _pair(run, alone=method in ("none", "amortised"))
     preset = _preset(pair, run.replay_preset, method)
     config = _config({**preset, **typed})
     _refuse_unread(typed, run, config)
@@ -150,6 +153,8 @@ def resolve(arguments: Mapping[str, Any]) -> Settings:
         preset=run.replay_preset,
         turns=run.replay_turns,
         boxes=run.replay_boxes,
+        store=None if run.replay_store is None else Path(run.replay_store).expanduser(),
+        store_gb=run.replay_store_gb,
     )
     check_devices(settings)
     return settings
@@ -173,8 +178,9 @@ def _refuse_unknown(given: Iterable[str]) -> None:
 def unread_options(config: ReplayConfig) -> dict[str, str]:
     """Return the options that settings leave without effect → the setting that does so."""
     found = dict(config.unread)
-    if not config.steers:
+    if not config.asks_base:
         found |= dict.fromkeys(("base_device", "base_quantization"), f"method={config.method}")
+        found |= dict.fromkeys(("store", "store_gb"), f"method={config.method}")
     if config.method != "replay":
         found["turns"] = f"method={config.method}"
     return found

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from replay_core import ReplayConfig
-from replay_core.config import not_a_truth_value
+from replay_core.config import Number, not_a_truth_value
 
 PREFIX = "replay_"
 # What is typed, where the method's setting itself is more than a text.
@@ -70,6 +70,16 @@ class RunOptions(BaseModel):
 
     replay_journal: str | None = Field(None, description="a file")
     """Answers are kept there batch by batch; the same command, started again, goes on."""
+
+    replay_store: str | None = Field(None, description="a folder")
+    """What the base reads of a prompt is kept there, and x, for every later run of the same pair or
+    the same base: other γ and α need no pass of the base, nor its weights in memory, and more
+    answers to a prompt need no descent. Several runs may share it."""
+
+    replay_store_gb: Number = Field(
+        50.0, gt=0, allow_inf_nan=False, description="a finite number above 0"
+    )
+    """How many GB the store may take; what was used longest ago makes room."""
 
 
 METHOD_OPTIONS = [PREFIX + name for name in ReplayConfig.model_fields]

@@ -1,6 +1,7 @@
 """The study commands of ``activation-replay``; each asks one question of a pair and a task."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,6 +96,31 @@ def grid(
     found = asked.of(run, gammas=rows, alphas=columns, held_out=held_out)
     typer.echo("\n" + found.told())
     _done(asked.output, "grid")
+
+
+@study("pair", task=DEMO_DEV, n=300)
+def amortise(
+    asked: Asked,
+    pair: Annotated[str, typer.Argument(help="A shipped pair's name or a pair file.")],
+    held_out: Annotated[
+        int, typer.Option(min=1, help="Documents behind the first n that it is measured on.")
+    ] = 200,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the first n.")] = 20,
+    width: Annotated[int, typer.Option(min=1, help="Hidden units of the map.")] = 256,
+    learning_rate: Annotated[float, typer.Option(min=1e-9, help="Adam's largest one.")] = 1e-3,
+) -> None:
+    """How much of the loop does one forward do? Learns a map from the policy's features to x.
+
+    No answer is read: the replay loss is minimised. The file is for replay_start=FILE, or
+    replay_method=amortised.
+    """
+    from replay_core.studies.amortise import FILE, run
+
+    how = {"held_out": held_out, "epochs": epochs, "width": width, "learning_rate": learning_rate}
+    found = replace(asked, pair=pair).of(run, **how)
+    typer.echo("\n" + found.told())
+    typer.echo(f"\n  replay_start={asked.output / FILE}")
+    _done(asked.output, "amortise")
 
 
 @study(n=200)

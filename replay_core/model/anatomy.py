@@ -5,8 +5,11 @@ and :func:`replay_core.model.doors.check_doors` finds that they answer rightly.
 """
 
 import inspect
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -33,6 +36,87 @@ class Anatomy:
     def name(self) -> str:
         """Where the model was loaded from, else its class."""
         return getattr(self.model, "name_or_path", "") or type(self.model).__name__
+
+    @property
+    def depth(self) -> int:
+        """How many decoder layers there are; a base may have been loaded without its last ones."""
+        return len(self.layers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's dtype."""
+        return self.model.dtype
+
+    @property
+    def manner(self) -> str:
+        """How the model computes: what else than its weights its numbers depend on."""
+        quantisation = getattr(self.model, "quantization_method", None)
+        for bits in ("8bit", "4bit"):
+            if getattr(self.model, f"is_loaded_in_{bits}", False):
+                quantisation = bits
+        attention = getattr(self.model.config, "_attn_implementation", None)
+        return manner_of(self.dtype, attention, self.model.device, quantisation)
+
+
+class DeferredAnatomy(Anatomy):
+    """The parts of a model that is loaded when one of them is first asked for.
+
+    ``name``, ``depth``, ``dtype`` and ``manner`` are known before.
+    """
+
+    def __init__(
+        self, load: Callable[[], Anatomy], name: str, depth: int, dtype: torch.dtype, manner: str
+    ) -> None:
+        vars(self).update(_load=load, _name=name, _depth=depth, _dtype=dtype, _manner=manner)
+
+    def __getattr__(self, part: str) -> Any:
+        """Load the model, and return the part that was asked for."""
+        if part not in _PARTS:
+            raise AttributeError(part)
+        loaded = vars(self)["_load"]()
+        vars(self).update({name: getattr(loaded, name) for name in _PARTS})
+        return vars(self)[part]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name})"
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model was asked for."""
+        return _PARTS[0] in vars(self)
+
+    @property
+    def name(self) -> str:
+        """Where the model is loaded from."""
+        return str(self._name)
+
+    @property
+    def depth(self) -> int:
+        """How many decoder layers it will have."""
+        return int(self._depth)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that it will have."""
+        dtype: torch.dtype = self._dtype
+        return dtype
+
+    @property
+    def manner(self) -> str:
+        """How it will compute."""
+        return str(self._manner)
+
+
+_PARTS = tuple(part.name for part in fields(Anatomy))
+
+
+def manner_of(
+    dtype: torch.dtype, attention: str | None, device: torch.device, quantisation: object = None
+) -> str:
+    """Return in words how a model computes: dtype, attention, device and quantisation."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    parts = (dtype, attention, name, quantisation, torch.get_float32_matmul_precision())
+    return ", ".join(str(part) for part in parts)
 
 
 def anatomy_of(model: PreTrainedModel) -> Anatomy:

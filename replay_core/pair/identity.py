@@ -4,9 +4,7 @@ import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -14,6 +12,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from replay_core.errors import UsageError
+from replay_core.pair.hashes import content_digest
 from replay_core.pair.lora import adapted_base
 
 # What no loader of models, tokenizers and processors reads. Anything else counts, also under a name
@@ -36,8 +35,6 @@ _SOME_FILE = (
     "preprocessor_config.json",
     "tokenizer_config.json",
 )
-# A file that was written this recently may be written again with every time stamp unchanged.
-_UNSETTLED_NS = 2_000_000_000
 
 
 def revision_of(model: PreTrainedModel) -> str:
@@ -78,7 +75,7 @@ def folder_digest(folder: Path) -> str:
     state = hashlib.sha256()
     for name, path in sorted(_files(folder).items()):
         state.update(os.fsencode(name) + b"\0")
-        state.update(_content_digest(path))
+        state.update(content_digest(path))
     return state.hexdigest()[:16]
 
 
@@ -126,23 +123,3 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
                 yield from _walk(path, seen)
         elif path.is_file() and not _LEFT_OUT.fullmatch(path.name):
             yield path
-
-
-def _content_digest(path: Path) -> bytes:
-    stat = path.stat()
-    if time.time_ns() - stat.st_ctime_ns < _UNSETTLED_NS:
-        return _hashed(path)
-    return _known_digest(
-        path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-    )
-
-
-@lru_cache(maxsize=4096)
-def _known_digest(path: Path, *stamp: int) -> bytes:
-    """Return a file's digest; ``stamp`` changes when it is written, be its size and mtime kept."""
-    return _hashed(path)
-
-
-def _hashed(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -2,9 +2,10 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 
 from replay_core.errors import UsageError, shown
+from replay_core.model.anatomy import Anatomy, DeferredAnatomy, manner_of
 from replay_core.pair.identity import checkpoint_revision
 from replay_core.pair.lora import adapted_base, add_adapter
-from replay_core.pair.pair import Pair, adapted_pair, check_configs, make_pair
+from replay_core.pair.pair import Pair, adapted_pair, check_configs, checked, make_pair
 from replay_core.pair.quantisation import Quantization, quantized
 from replay_core.pair.weight_files import UNREADABLE, damage_of
+from replay_core.store import Store
 
 
 def load_pair(
@@ -32,6 +35,7 @@ def load_pair(
     base_device_map: Any = None,
     base_quantization: Quantization | None = None,
     name: str = "",
+    store: Store | None = None,
 ) -> Pair:
     """Load a pair from two checkpoints, each once, or from a LoRA adapter and its base.
 
@@ -40,7 +44,8 @@ def load_pair(
     by itself only where the adapter changed weights of the base (see :func:`add_adapter`).
     ``base_layers`` drops the base's decoder layers from that one on: replay never runs them, and
     they take memory. A base loaded so cannot answer by itself. ``base_device_map`` puts the base
-    elsewhere, ``base_quantization`` loads its decoder in 8 or 4 bits.
+    elsewhere, ``base_quantization`` loads its decoder in 8 or 4 bits. With a ``store``, a base of
+    its own is loaded only when something is asked of it that the store does not hold.
 
     Raises:
         UsageError: a checkpoint is missing, the two are not a pair, or a LoRA pair is asked for a
@@ -54,19 +59,47 @@ def load_pair(
                 f"{policy} is a LoRA adapter, which shares its weights with its base: the base can "
                 "have no device or quantisation of its own"
             )
-        return _load_adapted(policy, base or trained_on, how, base_layers, name)
+        adapted = _load_adapted(policy, base or trained_on, how, base_layers, name)
+        return replace(adapted, store=store)
     if base is None:
         raise UsageError(f"{policy} is no LoRA adapter, so a base must be named")
-    check_configs(load_config(policy), load_config(base), str(policy), str(base))
+    config = load_config(base)
+    check_configs(load_config(policy), config, str(policy), str(base))
     ours = load_model(policy, **how)
     elsewhere = {} if base_device_map is None else {"device_map": base_device_map}
-    theirs = load_model(base, **{**how, **elsewhere}, quantization=base_quantization)
-    pair = _trimmed(make_pair(ours, theirs, name=name), base_layers)
+    load = partial(load_model, base, **{**how, **elsewhere}, quantization=base_quantization)
+    known = _dtype_of(dtype, config)
+    if store is None or known is None:
+        pair = _trimmed(make_pair(ours, load(), name=name), base_layers)
+    else:
+        whole = config.get_text_config().num_hidden_layers
+        depth = whole if base_layers is None else min(base_layers, whole)
+        at = base_device_map if isinstance(base_device_map, str | int) else ours.device
+        attention = getattr(ours.config, "_attn_implementation", None)
+        manner = manner_of(known, attention, torch.device(at), base_quantization)
+        later = DeferredAnatomy(partial(_base_of, load, depth), str(base), depth, known, manner)
+        pair = Pair(checked(ours), later, None, name=name or str(policy))
     return replace(
         pair,
         policy_revision=checkpoint_revision(policy),
         base_revision=checkpoint_revision(base),
+        store=store,
     )
+
+
+def _dtype_of(asked: torch.dtype | str, config: PretrainedConfig) -> torch.dtype | None:
+    """Return the dtype that a checkpoint will be loaded in; None where only its weights know."""
+    if isinstance(asked, torch.dtype):
+        return asked
+    known = config.dtype if asked == "auto" else getattr(torch, asked, None)
+    return known if isinstance(known, torch.dtype) else None
+
+
+def _base_of(load: Callable[[], PreTrainedModel], depth: int) -> Anatomy:
+    """Load a deferred base, check it as a pair's, and drop what is never run."""
+    anatomy = checked(load())
+    del anatomy.layers[depth:]
+    return anatomy
 
 
 def _load_adapted(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -14,23 +15,34 @@ from replay_core.model.doors import check_doors
 from replay_core.model.vision import Inputs, VisualFeatures, visual_features
 from replay_core.pair.identity import revision_of
 from replay_core.pair.lora import adapter_layers, check_switchable, without_adapter
+from replay_core.store import Store
 
 
 @dataclass(frozen=True)
 class Pair:
     """A policy and its base, checked against each other; see :func:`make_pair`.
 
-    ``shared_vision``: the two vision towers have equal weights, so that features are computed once.
-    ``adapted``: both are one set of weights, and the policy is its LoRA adapter.
+    ``shared_vision``: the two vision towers have equal weights, so that features are computed once;
+    None while the base is not loaded, and then found out when it is asked (:attr:`sees_alike`).
+    ``adapted``: both are one set of weights, and the policy is its LoRA adapter. ``store`` keeps
+    what the base reads, and x.
     """
 
     policy: Anatomy
     base: Anatomy
-    shared_vision: bool
+    shared_vision: bool | None
     adapted: bool = False
     name: str = ""
     policy_revision: str = ""
     base_revision: str = ""
+    store: Store | None = None
+
+    @cached_property
+    def sees_alike(self) -> bool:
+        """Whether the base's vision tower gives the policy's features; loads a deferred base."""
+        if self.shared_vision is None:
+            return _equal_vision(self.policy.model, self.base.model)
+        return self.shared_vision
 
     @contextmanager
     def as_base(self) -> Iterator[None]:
@@ -48,7 +60,7 @@ class Pair:
         """
         base = self.base.model
         theirs = on_device(inputs, base.device)
-        if features is None or not self.shared_vision:
+        if features is None or not self.sees_alike:
             return theirs, visual_features(base, theirs)
         return theirs, on_device(features, base.device)
 
@@ -69,9 +81,8 @@ def make_pair(
         check_switchable(policy)
         return adapted_pair(policy, name)
     check_configs(policy.config, base.config, _named(policy), _named(base))
-    ours, theirs = anatomy_of(policy), anatomy_of(base)
-    for anatomy in {id(part.model): part for part in (ours, theirs)}.values():
-        check_doors(anatomy)
+    ours = checked(policy)
+    theirs = ours if base is policy else checked(base)
     return Pair(
         ours,
         theirs,
@@ -80,6 +91,17 @@ def make_pair(
         policy_revision=revision_of(policy),
         base_revision=revision_of(base),
     )
+
+
+def checked(model: PreTrainedModel) -> Anatomy:
+    """Return the parts of a model, whose doors are found to lead where they should.
+
+    Raises:
+        UsageError: it has no doors that replay can use.
+    """
+    anatomy = anatomy_of(model)
+    check_doors(anatomy)
+    return anatomy
 
 
 def adapted_pair(model: PreTrainedModel, name: str) -> Pair:
@@ -93,8 +115,7 @@ def adapted_pair(model: PreTrainedModel, name: str) -> Pair:
             f"{_named(model)} carries no LoRA adapter, so it needs a base (allowed: a second "
             "model, or a model with a peft adapter)"
         )
-    anatomy = anatomy_of(model)
-    check_doors(anatomy)
+    anatomy = checked(model)
     with without_adapter(model):
         check_doors(anatomy)
     text = {id(module) for module in model.get_decoder().modules()}

@@ -1,5 +1,6 @@
 """The tables of the READMEs have a line for everything that can be asked for."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.settings import options
 from replay_adapters.settings.run_options import PAIR_OPTIONS, REPLAY_OPTIONS
 from replay_core import Outcome, ReplayConfig, ReplayRecord
+from replay_core.config import START_FORMAT
 
 ROOT = Path(__file__).parents[2]
 CORE = (ROOT / "replay_core" / "README.md").read_text("utf-8")
@@ -61,6 +63,16 @@ def test_no_line_names_an_option_that_does_not_exist():
     assert told == {f"replay_{name}" for name in OPTIONS}
 
 
+HEADER = json.dumps({"__metadata__": {"format": START_FORMAT}}).encode()
+
+
+@pytest.fixture(autouse=True)
+def a_file_of_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that says it is a learned map, in the folder that options are typed in."""
+    monkeypatch.chdir(tmp_path)
+    Path("map.safetensors").write_bytes(len(HEADER).to_bytes(8, "little") + HEADER)
+
+
 TYPED = {
     "base": ("other/base", lambda s: s.pair.base == "other/base"),
     "protocol": ("task", lambda s: s.protocol_name == "task"),
@@ -70,6 +82,8 @@ TYPED = {
     "turns": ("reuse", lambda s: s.turns == "reuse"),
     "boxes": ("published", lambda s: s.boxes == "published"),
     "journal": ("answers.jsonl", lambda s: s.journal == Path("answers.jsonl")),
+    "store": ("kept", lambda s: s.store == Path("kept")),
+    "store_gb": ("2.5", lambda s: s.store_gb == 2.5),
     "method": ("inject", lambda s: s.config.method == "inject"),
     "select": ("high", lambda s: s.config.select == "high"),
     "boundary": ("reference", lambda s: s.config.boundary == "reference"),
@@ -84,6 +98,8 @@ TYPED = {
     "steps": ("3", lambda s: s.config.steps == 3),
     "x": ("random", lambda s: s.config.x == "random"),
     "keep": ("best", lambda s: s.config.keep == "best"),
+    "start": ("map.safetensors", lambda s: getattr(s.config.start, "path", "") != ""),
+    "checkpointing": ("on", lambda s: s.config.checkpointing == "on"),
     "seed": ("7", lambda s: s.config.seed == 7),
     "strict": ("true", lambda s: s.config.strict is True),
 }

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from replay_core import ReplayConfig, ReplayRecord, UsageError
+from replay_core.config import Start
 from replay_core.errors import sentence
 
 OTHER_VALUES: dict[str, Any] = {
@@ -22,6 +23,7 @@ OTHER_VALUES: dict[str, Any] = {
     "step_size": 40.0,
     "steps": 0,
     "keep": "best",
+    "start": Start(path="map.safetensors", digest="0123"),
     "x": "random",
     "seed": 1,
     "strict": True,
@@ -75,7 +77,7 @@ def test_the_docstring_names_what_is_published_and_what_is_not() -> None:
         ("step_scaling", "size", "published or tokens"),
         ("x", "noise", "optimised or random"),
         ("boundary", "exact", "aligned or reference"),
-        ("method", "reply", "replay, inject, none or base"),
+        ("method", "reply", "replay, amortised, inject, none or base"),
         ("positions", "text", "visual or input"),
         ("keep", "first", "last or best"),
         ("top_k", 1, "a whole number from 2 on, or full"),

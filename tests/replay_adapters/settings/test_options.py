@@ -8,6 +8,7 @@ from replay_adapters.settings.checkpoints import check_checkpoints
 from replay_adapters.settings.options import resolve
 from replay_adapters.settings.pairs import Protocol
 from replay_core import ReplayConfig, UsageError
+from replay_core.config import START_FORMAT
 
 PAIR = {"pretrained": "me/policy", "replay_base": "me/base"}
 
@@ -37,7 +38,7 @@ def refusal(arguments: dict) -> str:
         ("layers", "[0,", "replay_layers=[0, is not allowed"),
         ("layers", "[1,1]", "[1, 1] must be distinct"),
         ("step_size", float("inf"), "allowed: a number above 0, at most 1e12"),
-        ("method", "reply", "allowed: replay, inject, none or base"),
+        ("method", "reply", "allowed: replay, amortised, inject, none or base"),
         ("protocol", "mine", "replay_protocol=mine is not allowed (allowed: pair or task)"),
         ("journal", True, "replay_journal=true is not allowed (allowed: a file)"),
     ],
@@ -59,6 +60,7 @@ def test_a_policy_without_its_base_is_refused_unless_it_answers_alone():
     assert "replay_base is missing" in refusal({"pretrained": "me/policy"})
     alone = resolve({"pretrained": "me/policy", "replay_method": "none"})
     assert alone.pair.policy == "me/policy"
+    assert "needs start=FILE" in refusal({"pretrained": "me/p", "replay_method": "amortised"})
 
 
 def test_a_base_without_its_policy_is_refused():
@@ -69,7 +71,9 @@ def test_an_unknown_dtype_is_refused():
     assert "dtype=fp8 is not allowed" in refusal({**PAIR, "dtype": "fp8"})
 
 
-def test_every_core_setting_can_be_given_as_an_option():
+def test_every_core_setting_can_be_given_as_an_option(tmp_path):
+    header = json.dumps({"__metadata__": {"format": START_FORMAT}}).encode()
+    (tmp_path / "map").write_bytes(len(header).to_bytes(8, "little") + header)
     changed = {
         "method": "base",
         "select": "high",
@@ -85,14 +89,17 @@ def test_every_core_setting_can_be_given_as_an_option():
         "step_size": 40,
         "steps": 3,
         "keep": "best",
+        "start": str(tmp_path / "map"),
+        "checkpointing": "on",
         "seed": 7,
         "strict": True,
     }
     assert changed.keys() == ReplayConfig.model_fields.keys()
     for name, value in changed.items():
         config = resolve({**PAIR, f"replay_{name}": value}).config
+        found = config.start.path if name == "start" else getattr(config, name)
         expected = (0, 2) if name == "layers" else value
-        assert getattr(config, name) == expected != getattr(ReplayConfig(), name)
+        assert found == expected != getattr(ReplayConfig(), name)
 
 
 def test_the_command_line_wins_over_the_pair_file(tmp_path):

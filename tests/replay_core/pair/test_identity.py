@@ -1,9 +1,7 @@
 """Whatever in a checkpoint can change an answer changes its identity; nothing else does."""
 
 import json
-import os
 import shutil
-import time
 from pathlib import Path
 
 import huggingface_hub
@@ -12,7 +10,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from replay_core import Steered, UsageError, load_pair
-from replay_core.pair import identity
 from replay_core.pair.identity import checkpoint_revision, folder_digest, revision_of
 from replay_core.pair.loading import load_model
 from tests.replay_core.helpers import Loaded, from_nowhere, stable
@@ -129,37 +126,6 @@ def test_files_behind_links_count_and_a_circle_of_links_ends(copy: Path, tmp_pat
     first = folder_digest(copy)
     write(blobs / "tools.jinja", b"two")
     assert folder_digest(copy) != first
-
-
-@pytest.mark.parametrize("settled", [False, True], ids=["just_written", "long_ago"])
-@pytest.mark.parametrize("way", ["in_place", "replaced"])
-def test_a_file_with_its_size_and_time_kept_is_still_read_anew(
-    copy: Path, monkeypatch: pytest.MonkeyPatch, settled: bool, way: str
-) -> None:
-    if settled:  # then digests are remembered; the clocks of file systems tick in milliseconds
-        monkeypatch.setattr(identity, "_UNSETTLED_NS", 0)
-        time.sleep(0.02)
-    file = copy / "model.safetensors"
-    content, stat = file.read_bytes(), file.stat()
-    first = folder_digest(copy)
-    assert folder_digest(copy) == first
-    if settled:
-        time.sleep(0.02)
-    target = file if way == "in_place" else copy.parent / "other"
-    target.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    target.replace(file)
-    assert file.stat().st_size == stat.st_size
-    assert file.stat().st_mtime_ns == stat.st_mtime_ns
-    assert folder_digest(copy) != first
-
-
-def test_a_digest_is_remembered(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "_UNSETTLED_NS", 0)
-    time.sleep(0.02)
-    first = folder_digest(copy)
-    monkeypatch.setattr(identity, "_hashed", lambda path: pytest.fail(f"{path} is read again"))
-    assert folder_digest(copy) == first
 
 
 def test_a_folder_is_known_by_its_content_whatever_its_config_says(one: Loaded, copy: Path) -> None:
