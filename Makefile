@@ -6,7 +6,7 @@ TESTED ?= configs/tested.txt
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --constraint $(TESTED)
 
-.PHONY: demo demo-vlmevalkit demo-agent test newest tested results lint clean
+.PHONY: demo demo-vlmevalkit demo-agent demo-video test newest tested results lint clean
 
 # Two embedded pairs on one task through lmms-eval's own command line: replay off, on, and random x.
 # DEMO="--all" runs all 1,000 items, DEMO="--limit 50" fewer than the usual 200.
@@ -21,6 +21,11 @@ demo-vlmevalkit: $(VENV)/.installed
 demo-agent: $(VENV)/.installed
 	$(BIN)/activation-replay run configs/pairs/demo_agent/run.yaml --output results/demo-agent \
 		--limit 100 --batch-size 8 $(DEMO)
+
+# A tiny model that has to compare the frames of clips: without replay, with it, the control, the base.
+demo-video: $(VENV)/.installed
+	$(BIN)/activation-replay run configs/pairs/demo_video/run.yaml --output results/demo-video \
+		--batch-size 16 $(DEMO)
 
 # Everything, the real harness included. TESTS="tests/replay_core" runs a part.
 test: $(VENV)/.installed-test
