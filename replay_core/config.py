@@ -360,6 +360,6 @@ class ReplayConfig(BaseModel):
 
     def fingerprint(self) -> str:
         """Return 12 hexadecimal digits that change with any setting that may change a result."""
-        unnamed = {**dict.fromkeys(_HOW_IT_RUNS, True), "start": {"path"}}
+        unnamed: Any = {**dict.fromkeys(_HOW_IT_RUNS, True), "start": {"path"}}
         named = self.model_dump_json(exclude=unnamed)
         return hashlib.sha256(named.encode()).hexdigest()[:12]

@@ -180,9 +180,8 @@ def unread_options(config: ReplayConfig) -> dict[str, str]:
     found = dict(config.unread)
     if not config.asks_base:
         found |= dict.fromkeys(("base_device", "base_quantization"), f"method={config.method}")
-        found |= dict.fromkeys(("store", "store_gb"), f"method={config.method}")
     if config.method != "replay":
-        found["turns"] = f"method={config.method}"
+        found |= dict.fromkeys(("turns", "store", "store_gb"), f"method={config.method}")
     return found
 
 

@@ -100,6 +100,7 @@ TYPED = {
     "keep": ("best", lambda s: s.config.keep == "best"),
     "start": ("map.safetensors", lambda s: getattr(s.config.start, "path", "") != ""),
     "checkpointing": ("on", lambda s: s.config.checkpointing == "on"),
+    "cuda_graphs": ("off", lambda s: s.config.cuda_graphs == "off"),
     "seed": ("7", lambda s: s.config.seed == 7),
     "strict": ("true", lambda s: s.config.strict is True),
 }

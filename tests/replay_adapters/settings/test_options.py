@@ -91,6 +91,7 @@ def test_every_core_setting_can_be_given_as_an_option(tmp_path):
         "keep": "best",
         "start": str(tmp_path / "map"),
         "checkpointing": "on",
+        "cuda_graphs": "off",
         "seed": 7,
         "strict": True,
     }
