@@ -9,6 +9,7 @@ from replay_adapters.settings.options import resolve
 from replay_adapters.settings.pairs import Protocol
 from replay_core import ReplayConfig, UsageError
 from replay_core.config import START_FORMAT
+from replay_core.errors import shown
 
 PAIR = {"pretrained": "me/policy", "replay_base": "me/base"}
 
@@ -264,7 +265,7 @@ def test_thresholds_are_read_from_a_file(tmp_path):
 def test_a_file_without_thresholds_is_refused(tmp_path, content):
     path = tmp_path / "thresholds.json"
     path.write_text(content)
-    assert f"{path} holds no entropies per layer" in refusal(
+    assert f"{shown(path)} holds no entropies per layer" in refusal(
         {**PAIR, "replay_thresholds": str(path)}
     )
 
