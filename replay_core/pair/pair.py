@@ -36,6 +36,7 @@ class Pair:
     policy_revision: str = ""
     base_revision: str = ""
     store: Store | None = None
+    text_behind_clips: bool = False
 
     @cached_property
     def sees_alike(self) -> bool:
