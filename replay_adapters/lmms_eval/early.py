@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from replay_adapters.lmms_eval.arguments import check_arguments, parse_generation, parse_model_args
 from replay_adapters.lmms_eval.flags import Flags, check_flags
+from replay_adapters.lmms_eval.journal import known_batches
 from replay_adapters.lmms_eval.judges import check_named
 from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.lmms_eval.processes import count_processes_on_the_cpu
+from replay_adapters.settings.places import check_file, check_folder
 from replay_adapters.settings.resources import expanded, is_file, is_folder
 from replay_core import UsageError
 from replay_core.errors import did_you_mean, shown
@@ -44,6 +46,11 @@ def check_evaluation(given: Mapping[str, Any], session: "Session", harness: Any)
     count_processes_on_the_cpu()
     check_arguments(flags.model, flags.batch_size, flags.gen_kwargs)
     settings = session.resolved.settings(_arguments(flags))
+    if flags.output_path is not None:
+        check_folder("--output_path", flags.output_path)
+    if settings.journal is not None:
+        check_file("replay_journal", settings.journal)
+        known_batches(settings.journal)
     tasks = _tasks(flags, given, harness)
     settings.check_tasks(tasks)
     # One leaves the answers unscored, the other starts a judge.

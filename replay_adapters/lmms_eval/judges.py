@@ -11,6 +11,7 @@ from typing import Any
 
 from replay_adapters.settings.benchmarks import benchmark_of
 from replay_adapters.settings.endpoints import is_key, unreachable
+from replay_adapters.settings.places import check_name
 from replay_core import UsageError
 
 # How the tasks of lmms-eval call the metrics that a judge gives.
@@ -37,12 +38,15 @@ def check_tasks(tasks: Mapping[str, Any]) -> None:
     ``tasks`` is what lmms-eval evaluates: name → task, and group → the same again.
 
     Raises:
-        UsageError: one of them is, and there is no judge.
+        UsageError: one of them is, and there is no judge; or its name, by which a file of results
+            is called, leads out of its folder.
     """
     for name, task in tasks.items():
         if isinstance(task, Mapping):
             check_tasks(task)
-        elif any(metric.startswith(_JUDGED) for metric in _metrics(task)):
+            continue
+        check_name("a task has the name", str(name))
+        if any(metric.startswith(_JUDGED) for metric in _metrics(task)):
             _check(str(name))
 
 

@@ -141,7 +141,9 @@ class ReplayMixin(Replaying):
 
     def fingerprint(self) -> str:
         """Return 16 digits that change with settings, weights, class or versions."""
-        return self.settings.fingerprint(type(self).__name__, str(self.provenance))
+        known = [value for name, value in self.provenance.items() if name.endswith("_revision")]
+        versions = str(self.provenance["versions"])
+        return self.settings.fingerprint(type(self).__name__, versions, revisions=known)
 
     def clean(self) -> None:
         """Let go of both models, which the harness wants gone before it scores."""

@@ -121,9 +121,16 @@ class Settings:
             "harness_arguments": {key: str(value) for key, value in self.rest.items()},
         }
 
-    def fingerprint(self, *more: Any) -> str:
-        """Return 16 digits that change with any setting, or with what else is named."""
-        text = json.dumps([self.resolved(), *more], sort_keys=True)
+    def fingerprint(self, *more: Any, revisions: Iterable[str] = ()) -> str:
+        """Return 16 digits that change with any setting, or with what else is named.
+
+        Where the ``revisions`` of all checkpoints are known, it does not matter where they lie.
+        """
+        resolved, known = self.resolved(), list(revisions)
+        if known and all(known):
+            for place in ("pair", "policy", "base", "processor", "config"):
+                del resolved[place]
+        text = json.dumps([resolved, known, *more], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

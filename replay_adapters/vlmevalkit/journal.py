@@ -24,19 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from loguru import logger
+from pydantic import BaseModel, ConfigDict
 
 from replay_adapters.session.records import report, totals
 from replay_adapters.session.session import current
+from replay_adapters.vlmevalkit.partials import plain, read_partial, write_partial
 from replay_adapters.vlmevalkit.planned import Planned
-from replay_adapters.vlmevalkit.turns import Turns
+from replay_adapters.vlmevalkit.turns import TurnLine, Turns
 from replay_core import UsageError
-from replay_core.jsonl import Appending, Line, read_lines, replace_text
+from replay_core.jsonl import Line, Sealed, read_lines, read_sealed, replace_text
 from replay_core.record import lasting
-
-
-def plain(index: Any) -> Any:
-    """Return a sample's index as JSON knows it: numpy's numbers become Python's."""
-    return index.item() if hasattr(index, "item") else index
 
 
 def shown(answer: str) -> str:
@@ -48,12 +45,22 @@ def shown(answer: str) -> str:
     return answer or " "
 
 
+class SampleLine(BaseModel):
+    """What is kept of one sample."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: int | float | str
+    predictions: list[str]
+    replay: list[dict[str, Any]]
+
+
 class Journal:
     """One model's answers on one dataset, over all processes and restarts."""
 
     def __init__(self, folder: Path, dataset: str, rank: int = 0, world: int = 1) -> None:
         self.folder, self.dataset = folder / "replay", dataset
-        self._file = Appending(self.folder / f"{dataset}.{rank}of{world}.part")
+        self._file = Sealed(self.folder / f"{dataset}.{rank}of{world}.part", SampleLine)
         self.turns = Turns(self.folder, dataset, rank, world)
 
     @property
@@ -69,7 +76,13 @@ class Journal:
         """
         stamp = self.folder / "settings.json"
         if stamp.is_file():
-            found = json.loads(stamp.read_text(encoding="utf-8"))["fingerprint"]
+            try:
+                found = json.loads(stamp.read_text(encoding="utf-8"))["fingerprint"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise UsageError(
+                    f"{stamp} does not say with which settings its folder's predictions were made "
+                    f"({type(error).__name__}: {error}); give another --work-dir"
+                ) from error
             if found != fingerprint:
                 raise UsageError(
                     f"{self.folder.parent} holds predictions made with settings {found}, and this "
@@ -95,11 +108,28 @@ class Journal:
         return list(self._known().values())
 
     def _appended(self) -> list[tuple[Any, Line]]:
-        lines = (line for part in self._parts() for line in read_lines(part))
-        return [(line["index"], line) for line in lines]
+        found: dict[Any, Line] = {}
+        lines = []
+        for part in self._parts():
+            for number, line in read_sealed(part, SampleLine):
+                lines.append((line["index"], line))
+                if not _lasts(line):
+                    continue
+                before = found.setdefault(line["index"], line)
+                if before["predictions"] != line["predictions"]:
+                    raise UsageError(
+                        f"{part}, line {number} has other answers than an earlier line to sample "
+                        f"{line['index']}; delete one of the two"
+                    )
+        return lines
 
     def _known(self) -> dict[Any, Line]:
-        finished = {line["index"]: line for line in read_lines(self.file)}
+        try:
+            finished = {line["index"]: line for line in read_lines(self.file)}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{self.file} is no file of samples ({error}); move it away"
+            ) from error
         return finished | dict(self._appended()) | self.begun()
 
     def finish(self, order: Iterable[Any]) -> list[Line]:
@@ -129,6 +159,18 @@ class Journal:
         )
 
 
+def check_kept(folder: Path) -> None:
+    """Read what earlier runs of a model have left in its ``folder``, of all datasets.
+
+    Raises:
+        UsageError: a line is not as it was written; told by file and number.
+    """
+    for pattern, form in (("*.part", SampleLine), ("*.turns", TurnLine)):
+        for path in sorted(folder.rglob(f"replay/{pattern}")):
+            for _ in read_sealed(path, form):
+                pass
+
+
 def note_sample(row: Any) -> None:
     """Remember which row the harness builds a prompt for; ``generate`` is not told."""
     if session := current():
@@ -153,14 +195,12 @@ def take_over(journal: Journal, partial: Path) -> int:
 
     Answers that depended on the moment are taken out of it: a file may be whole by now.
     """
-    from vlmeval.smp import dump, load
-
     begun = {index: shown(line["predictions"][0]) for index, line in journal.begun().items()}
-    saved = load(str(partial)) if partial.exists() else {}
+    saved = read_partial(partial)
     passing = journal.passing()
     kept = {index: answer for index, answer in (saved | begun).items() if index not in passing}
     if kept != saved:
-        dump(kept, str(partial))
+        write_partial(partial, kept)
     return len(begun)
 
 

@@ -8,7 +8,6 @@ a fault (out of memory, an exception); the last line tells which.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from replay_adapters.console import FAILED, check_transformers, refuse
 from replay_adapters.settings.help import asks_for_help, listed, print_help
+from replay_adapters.settings.places import check_folder
 from replay_adapters.settings.run_options import PREFIX
 from replay_adapters.vlmevalkit import register
 from replay_adapters.vlmevalkit.arguments import CLASSES, NOT_IN_REPLAY, parse_options, shared
@@ -27,6 +27,7 @@ from replay_adapters.vlmevalkit.fetching import check_sets
 from replay_adapters.vlmevalkit.flags import Sentences, check_environment, check_flags
 from replay_adapters.vlmevalkit.judges import check_judges
 from replay_adapters.vlmevalkit.names import arguments_of
+from replay_adapters.vlmevalkit.run_files import read_config
 from replay_adapters.vlmevalkit.status import Run, verdict
 from replay_adapters.vlmevalkit.upstream import (
     load_run_script,
@@ -36,7 +37,7 @@ from replay_adapters.vlmevalkit.upstream import (
     stock_models,
 )
 from replay_core import UsageError
-from replay_core.errors import did_you_mean, shown
+from replay_core.errors import shown
 
 if TYPE_CHECKING:
     from replay_adapters.vlmevalkit.planned import Planned
@@ -130,6 +131,7 @@ def prepare(argv: list[str]) -> Run:
     for flag in ("model", "data"):
         _refuse_twice(flag, getattr(asked, flag) or ())
     work_dir = Path(os.environ.get("MMEVAL_ROOT", asked.work_dir))
+    check_folder("--work-dir", work_dir)
     run = Run([*others, "--work-dir", asked.work_dir], asked.vlmevalkit, work_dir)
     if asked.config is not None:
         if asked.model or asked.data or asked.replay or asked.samples:
@@ -246,55 +248,17 @@ def _take(
     if arguments is None:
         run.models.append(name)
         return None
-    from replay_adapters.vlmevalkit.planned import plan  # here: a wrong name does not wait for it
+    # Here: a wrong name does not wait for them.
+    from replay_adapters.vlmevalkit.journal import check_kept
+    from replay_adapters.vlmevalkit.planned import plan
 
     planned = plan(arguments, class_name)
     planned.settings.check_tasks(run.datasets)
     full = f"{name}-{planned.fingerprint[:8]}"
+    check_kept(run.work_dir / full)
     run.models.append(full)
     run.ours[full] = planned
     return planned
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Return a run file's content.
-
-    Raises:
-        UsageError: it is missing, is not JSON, or has not the form of a run file.
-    """
-    named = f"--config {shown(path)}"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once_each)
-    except OSError as error:
-        raise UsageError(f"{named} cannot be read: {error.strerror}") from error
-    except RecursionError as error:
-        raise UsageError(f"{named} is not JSON: it is nested too deep") from error
-    except ValueError as error:
-        raise UsageError(f"{named} is not JSON: {error}") from error
-    parts = [content.get(part) if isinstance(content, dict) else None for part in ("model", "data")]
-    if not all(isinstance(part, dict) and part for part in parts) or not all(
-        isinstance(entry, dict) for part in parts for entry in part.values()
-    ):
-        raise UsageError(
-            f"{named} is not a run file: it needs 'model' and 'data', each a mapping of names to "
-            "settings"
-        )
-    for part in content:
-        if part not in ("model", "data"):
-            raise UsageError(
-                f"{shown(part)} in {named} is not known; {did_you_mean(part, ('model', 'data'))}"
-                "(allowed: model and data)"
-            )
-    return dict(content)
-
-
-def _once_each(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a mapping, none of whose keys stood twice."""
-    counts = Counter(name for name, _ in pairs)
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
-        raise ValueError(f"{shown(twice[0])} stands twice")
-    return dict(pairs)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from replay_adapters.settings.benchmarks import answers_calls
 from replay_adapters.settings.pairs import Protocol
 from replay_adapters.vlmevalkit.inputs import built
 from replay_adapters.vlmevalkit.journal import Journal, ask_again, finish, note_sample, take_over
+from replay_adapters.vlmevalkit.partials import keep_partial_answers_without_pickle
 from replay_adapters.vlmevalkit.planned import Build, Planned
 from replay_adapters.vlmevalkit.rows import remember_rows, rows_of
 from replay_adapters.vlmevalkit.scoring import score_every_sample
@@ -34,6 +35,7 @@ def install() -> None:
     """Apply every patch, once; before or after the harness's run script was imported."""
     join_records_with_samples()
     resume_by_sample()
+    keep_partial_answers_without_pickle()
     video_sets_by_name()
     sets_of_run_files_keep_their_name()
     processes_without_cuda()

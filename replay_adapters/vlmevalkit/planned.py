@@ -197,4 +197,4 @@ def _fingerprint(settings: Settings, chosen: str, revisions: list[str]) -> str:
     """Return 16 digits of everything an answer depends on; devices are left out."""
     anywhere = {name: value for name, value in settings.rest.items() if name != "device"}
     made = replace(settings, rest=anywhere)
-    return made.fingerprint(chosen, revisions, version("activation-replay"))
+    return made.fingerprint(chosen, version("activation-replay"), revisions=revisions)

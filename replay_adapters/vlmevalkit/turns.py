@@ -5,9 +5,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from replay_core import ReplayRecord
-from replay_core.jsonl import Appending, Line, read_lines
+from replay_core.jsonl import Line, Sealed, read_sealed
 from replay_core.record import lasting
+
+
+class TurnLine(BaseModel):
+    """What is kept of one turn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: int | float | str
+    repeat: int
+    turn: int
+    text: str
+    record: ReplayRecord
 
 
 class Turns:
@@ -19,7 +33,7 @@ class Turns:
 
     def __init__(self, folder: Path, dataset: str, rank: int, world: int) -> None:
         self._folder, self._dataset = folder, dataset
-        self._file = Appending(folder / f"{dataset}.{rank}of{world}.turns")
+        self._file = Sealed(folder / f"{dataset}.{rank}of{world}.turns", TurnLine)
 
     def find(self, index: Any, repeat: int, turn: int) -> tuple[str, ReplayRecord] | None:
         """Return a turn's text and record; None where it was not finished, or not for good."""
@@ -40,7 +54,7 @@ class Turns:
 
     @cached_property
     def _known(self) -> dict[tuple[Any, int, int], Line]:
-        lines = [line for path in self._paths() for line in read_lines(path)]
+        lines = [line for path in self._paths() for _, line in read_sealed(path, TurnLine)]
         return {
             (line["index"], line["repeat"], line["turn"]): line
             for line in lines

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from replay_adapters.runs.reader import read_runs
 from replay_adapters.runs.samples import read_samples
 from replay_core import UsageError
-from replay_core.jsonl import Appending, read_lines
+from replay_core.jsonl import Appending, Sealed, read_lines, read_sealed
 
 # All at which str.splitlines breaks but "\n"; the answers of models hold them.
 BREAKS = ["\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\r\n"]
@@ -112,3 +113,60 @@ def test_a_finished_file_that_is_cut_is_refused_and_not_read_short(tmp_path):
         read_samples(path)
     with pytest.raises(UsageError, match=r"2026_samples_t\.jsonl holds no whole last line"):
         read_runs(tmp_path)
+
+
+class Form(BaseModel):
+    """What a sealed line of these tests holds."""
+
+    key: str
+    answer: str
+
+
+def sealed(path, *answers):
+    for number, answer in enumerate(answers):
+        Sealed(path, Form).add({"key": str(number), "answer": answer})
+    return path
+
+
+def test_sealed_lines_come_back_as_they_were(tmp_path):
+    answers = ["4", *BREAKS, '", "crc32": "00000000"}', "ü"]
+    path = sealed(tmp_path / "a.jsonl", *answers)
+    found = list(read_sealed(path, Form))
+    assert found == [(n, {"key": str(n - 1), "answer": a}) for n, a in enumerate(answers, 1)]
+    assert [line["answer"] for line in read_lines(path)] == answers  # JSON all the same
+
+
+def test_a_changed_byte_anywhere_in_a_sealed_line_is_told_with_its_number(tmp_path):
+    path = sealed(tmp_path / "a.jsonl", "one", "two", "three")
+    content = path.read_bytes()
+    begin = content.index(b"\n") + 1
+    end = content.index(b"\n", begin)
+    for place in range(begin, end):
+        changed = bytearray(content)
+        changed[place] = ord("7") if changed[place] != ord("7") else ord("8")
+        path.write_bytes(changed)
+        with pytest.raises(UsageError, match=r"a.jsonl, line 2 is not as it was written \(it"):
+            list(read_sealed(path, Form))
+
+
+def test_what_a_kill_left_of_a_sealed_line_goes_with_a_note(tmp_path, caplog):
+    path = sealed(tmp_path / "a.jsonl", "one", "two")
+    content = path.read_bytes()
+    second = content.index(b"\n") + 1
+    for cut in range(second + 1, len(content) - 1):
+        path.write_bytes(content[:cut])
+        caplog.clear()
+        assert [number for number, _ in read_sealed(path, Form)] == [1]
+        assert "line 2 was cut by a kill and is left out" in caplog.text
+    sealed(path, "again")
+    assert [line["answer"] for _, line in read_sealed(path, Form)] == ["one", "again"]
+
+
+def test_a_line_of_another_form_is_told_with_its_number(tmp_path):
+    path = sealed(tmp_path / "a.jsonl", "one")
+    Sealed(path, Form).add({"key": "1", "answer": 4})
+    with pytest.raises(UsageError, match=r"a.jsonl, line 2: answer=4: Input should be a valid str"):
+        list(read_sealed(path, Form))
+    Appending(tmp_path / "b").add({"key": "1", "answer": "4"})
+    with pytest.raises(UsageError, match=r"b, line 1 is not as it was written \(it has no checks"):
+        list(read_sealed(tmp_path / "b", Form))

@@ -1,13 +1,15 @@
 """A killed run is finished from its journal, and nothing else is ever taken from one."""
 
+import hashlib
 import json
 import sys
 
 import pytest
 import torch
 
-from replay_adapters.lmms_eval.journal import BatchJournal
+from replay_adapters.lmms_eval.journal import BatchJournal, BatchLine
 from replay_core import Outcome, ReplayRecord, UsageError
+from replay_core.jsonl import Sealed
 from tests.replay_adapters.conftest import REPLAY, Command, Ended
 from tests.replay_adapters.lmms_eval.test_end_to_end import arguments
 
@@ -72,8 +74,38 @@ def test_a_torn_line_is_left_out_and_written_over(tmp_path):
     path.write_bytes(whole + whole[: len(whole) // 2])
     journal = BatchJournal(path, "f")
     assert journal.find(key, INPUTS["input_ids"]) is not None
-    journal.keep("other", torch.tensor([[1]]), [RECORD])
-    assert [json.loads(line)["key"] for line in path.open()] == [key, "other"]
+    journal.keep("0" * 64, torch.tensor([[1]]), [RECORD])
+    assert [json.loads(line)["key"] for line in path.open()] == [key, "0" * 64]
+
+
+def test_the_journals_of_all_processes_are_read(tmp_path):
+    """By whichever process goes on, so that two that are continued by one repeat nothing."""
+    key = kept(tmp_path / "j")
+    (tmp_path / "j").rename(tmp_path / "j.1")
+    (tmp_path / "j.notes").write_text("not ours")
+    assert BatchJournal(tmp_path / "j", "f").find(key, INPUTS["input_ids"]) is not None
+
+
+def test_other_answers_to_a_batch_are_told_and_equal_ones_are_not(tmp_path):
+    kept(tmp_path / "j")
+    kept(tmp_path / "other")
+    second = (tmp_path / "other").read_bytes()
+    with (tmp_path / "j").open("ab") as file:
+        file.write(second)
+    BatchJournal(tmp_path / "j", "f")
+    kept(tmp_path / "third", answers=((7, 8, 9), (5, 0, 1)))
+    with (tmp_path / "j").open("ab") as file:
+        file.write((tmp_path / "third").read_bytes())
+    with pytest.raises(UsageError, match=r"j, line 3 has other answers than an earlier line"):
+        BatchJournal(tmp_path / "j", "f")
+
+
+def test_an_answer_that_was_edited_is_told(tmp_path):
+    kept(tmp_path / "j")
+    text = (tmp_path / "j").read_text()
+    (tmp_path / "j").write_text(text.replace("[7, 8, 9]", "[7, 8, 8]"))
+    with pytest.raises(UsageError, match=r"j, line 1 is not as it was written \(its checksum"):
+        BatchJournal(tmp_path / "j", "f")
 
 
 LOST = RECORD.model_copy(update={"outcome": Outcome.OUT_OF_MEMORY, "error": "no room"})
@@ -96,7 +128,7 @@ def test_a_batch_with_an_outcome_of_the_moment_is_answered_again(tmp_path, recor
     assert not path.exists()
     old = {"key": key, "answers": [[7], [8]], "records": []}
     old["records"] = [each.model_dump(mode="json") for each in (RECORD, record)]
-    path.write_text(json.dumps(old) + "\n")
+    Sealed(path, BatchLine).add(old)
     assert BatchJournal(path, "f").find(key, INPUTS["input_ids"]) is None
     BatchJournal(path, "f").keep(key, torch.tensor([[5], [6]]), [RECORD, RECORD])
     output, _ = BatchJournal(path, "f").find(key, INPUTS["input_ids"])
@@ -108,10 +140,9 @@ def test_other_outcomes_are_kept(tmp_path):
     for outcome in set(Outcome) - passing:
         journal = BatchJournal(tmp_path / "j", "f")
         record = RECORD.model_copy(update={"outcome": outcome})
-        journal.keep(outcome.value, torch.tensor([[7], [8]]), [record, RECORD])
-        assert (
-            BatchJournal(tmp_path / "j", "f").find(outcome.value, INPUTS["input_ids"]) is not None
-        )
+        key = hashlib.sha256(outcome.value.encode()).hexdigest()
+        journal.keep(key, torch.tensor([[7], [8]]), [record, RECORD])
+        assert BatchJournal(tmp_path / "j", "f").find(key, INPUTS["input_ids"]) is not None
 
 
 FAULTY = """
@@ -176,7 +207,7 @@ def test_processes_have_files_of_their_own(tmp_path):
 @pytest.mark.parametrize("content", ["[1]\n", "no json\n", '{"answers": []}\n'])
 def test_a_file_that_is_no_journal_is_refused(tmp_path, content):
     (tmp_path / "j").write_text(content)
-    with pytest.raises(UsageError, match="is not a journal of answers"):
+    with pytest.raises(UsageError, match="j, line 1 is not as it was written"):
         BatchJournal(tmp_path / "j", "f")
 
 

@@ -1,12 +1,22 @@
 """Answers that depended on the moment are given again; all others are taken over."""
 
+import pathlib
 import pickle
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from replay_adapters.vlmevalkit.journal import Journal, ask_again, read_lines, take_over
+from replay_adapters.vlmevalkit.journal import (
+    Journal,
+    ask_again,
+    check_kept,
+    read_lines,
+    take_over,
+)
+from replay_adapters.vlmevalkit.partials import read_partial, write_partial
+from replay_core import UsageError
 from replay_core.model.call import DecoderCall
 from tests.replay_adapters.vlmevalkit.conftest import REPLAY
 
@@ -23,10 +33,62 @@ def test_what_depended_on_the_moment_is_not_taken_over(harness, tmp_path):
     for each in lines:
         journal.add(each)
     partial = tmp_path / "01_set.pkl"
-    partial.write_bytes(pickle.dumps({1: "x", 2: "x", 4: "old"}))
+    write_partial(partial, {np.int64(1): "x", 2: "x", 4: "old"})
     assert take_over(journal, partial) == 2
-    assert pickle.loads(partial.read_bytes()) == {1: "x", 4: "old", 5: "x"}
+    assert read_partial(partial) == {1: "x", 4: "old", 5: "x"}
     assert journal.passing() == {2, 3}
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.mark,)
+
+
+def test_a_pickle_is_moved_aside_unread(tmp_path):
+    """Also a torn one, or JSON of another form."""
+    mark, partial = tmp_path / "ran", tmp_path / "01_set.pkl"
+    journal = Journal(tmp_path, "set")
+    journal.add(line(3))
+    whole = pickle.dumps({1: Payload(mark)})
+    for content in (whole, whole[:-5], b"", b'{"a": 1}', b"[1]"):
+        partial.write_bytes(content)
+        assert take_over(journal, partial) == 1
+        assert read_partial(partial) == {3: "x"}
+        assert (tmp_path / "01_set.pkl.aside").read_bytes() == content
+    assert not mark.exists()
+    pickle.loads(whole)
+    assert mark.exists()  # the payload does run where it is read
+
+
+def test_two_lasting_answers_to_a_sample_are_told(tmp_path):
+    Journal(tmp_path, "set", 0, 2).add(line(1))
+    Journal(tmp_path, "set", 1, 2).add(line(1, text="other"))
+    with pytest.raises(
+        UsageError, match=r"set.1of2.part, line 1 has other answers than an earlier"
+    ):
+        Journal(tmp_path, "set").begun()
+
+
+def test_an_edited_line_is_told_before_anything_is_loaded(tmp_path):
+    Journal(tmp_path / "mine", "set").add(line(1, text="4"))
+    part = tmp_path / "mine" / "replay" / "set.0of1.part"
+    check_kept(tmp_path)
+    part.write_text(part.read_text().replace('"4"', '"5"'))
+    with pytest.raises(UsageError, match=r"set.0of1.part, line 1 is not as it was written"):
+        check_kept(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', '{"fingerprint"'])
+def test_a_damaged_stamp_is_told(tmp_path, content):
+    Journal(tmp_path, "set").check_settings("aaaa", {})
+    (tmp_path / "replay" / "settings.json").write_text(content)
+    with pytest.raises(UsageError, match="settings.json does not say with which settings"):
+        Journal(tmp_path, "set").check_settings("aaaa", {})
 
 
 def test_an_outcome_of_the_moment_stays_in_the_records_until_it_is_answered_again(tmp_path):
