@@ -36,7 +36,7 @@ def _check_name(name: str) -> None:
     known |= {one for cls in DATASET_CLASSES for one in cls.supported_datasets()}
     if name not in known and not _own(name).is_file():
         raise UsageError(
-            f"--data {shown(name)} is not a set of VLMEvalKit, and {shown(_own(name))} is not "
+            f"--data {shown(name)} is not a set of VLMEvalKit, and {shown(_own(name), 200)} is not "
             f"there; {did_you_mean(name, known)}".strip(" ;")
         )
 
@@ -91,7 +91,11 @@ def _check_set(where: str, kind: Any, entry: Mapping[str, Any]) -> None:
     own = getattr(kind, "MODALITY", None) != "VIDEO"
     if isinstance(dataset, str) and (dataset in allowed or (own and _own(dataset).is_file())):
         return
-    there = f", and {shown(_own(dataset))} is not there" if isinstance(dataset, str) and own else ""
+    there = (
+        f", and {shown(_own(dataset), 200)} is not there"
+        if isinstance(dataset, str) and own
+        else ""
+    )
     some = ", ".join([*allowed[:6], *["…"] * (len(allowed) > 6)])
     raise UsageError(
         f"{where}.dataset={shown(dataset)} is not a set of {entry['class']}{there}; "

@@ -157,7 +157,7 @@ def test_a_pair_whose_prompt_offers_no_tool_is_refused():
 
 def test_options_of_conversations_change_the_fingerprint():
     prints = {
-        Model(pair="deepeyes_7b", **more).settings.fingerprint()
+        resolve({"pair": "deepeyes_7b", **more}).fingerprint()
         for more in ({}, {"replay_turns": "reuse"}, {"replay_boxes": "published"})
     }
     assert len(prints) == 3

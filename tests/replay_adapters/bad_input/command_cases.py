@@ -14,7 +14,8 @@ LINES: list[Case] = [
     # the command itself
     ("compar a b", "No such command 'compar'"),
     ("--banana", "No such option"),
-    ("doctor now", "Got unexpected extra argument"),
+    ("doctor demo now", "Got unexpected extra argument"),
+    ("doctor now", "pair=now is neither a shipped pair nor a pair file"),
     # pairs and demo
     ("pairs nosuch", "pair=nosuch is neither a shipped pair nor a pair file"),
     ("pairs $folder", "is neither a shipped pair nor a pair file"),

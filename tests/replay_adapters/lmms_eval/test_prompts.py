@@ -52,7 +52,7 @@ def test_the_table_has_every_pair_whose_words_are_published():
             include={"system_prompt", "question_template", "user_suffix"}, exclude_none=True
         )
     }
-    assert worded == EXPECTED.keys()
+    assert worded - {"demo_video"} == EXPECTED.keys()  # which borrows video_r1_7b's words
 
 
 def read_pair_folder() -> Path:

@@ -19,9 +19,10 @@ def runs(lmms_eval, tiny_pairs, tmp_path_factory):
     """Three runs that share a store, the last two with another γ and with another seed."""
     pair, store = tiny_pairs["qwen2_5_vl"], tmp_path_factory.mktemp("store")
     given = f"pretrained={pair.policy},replay_base={pair.base},{COMMON},replay_store={store}"
-    more = ("", ",replay_threshold=0.5", ",replay_seed=3")
+    more = (given, given.replace("threshold=0.7", "threshold=0.5"), f"{given},replay_seed=3")
+    assert len(set(more)) == 3
     found = [
-        lmms_eval("qwen2_vl_replay", given + one, "replay_test_pictures", "--batch_size", "3")
+        lmms_eval("qwen2_vl_replay", one, "replay_test_pictures", "--batch_size", "3")
         for one in more
     ]
     return found, store

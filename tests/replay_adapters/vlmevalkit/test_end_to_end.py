@@ -145,7 +145,7 @@ def _begun(work):
 
 
 @pytest.fixture(scope="module")
-def again(undisturbed, vlmeval, tiny_model, tmp_path_factory):
+def again(undisturbed, vlmeval, tiny_model, sets, tmp_path_factory):
     """Four models in the work folder of the first run, on its pictures and on a set that fails."""
     work = tmp_path_factory.mktemp("again") / "work"
     shutil.copytree(undisturbed, work)
@@ -156,7 +156,9 @@ def again(undisturbed, vlmeval, tiny_model, tmp_path_factory):
         "tiny-sampled": tiny_model(**REPLAY, **sampled),
         "tiny-resampled": tiny_model(**REPLAY, **sampled),
     }
-    data = {**PICTURES, "failing": {"class": "NoSuchDataset", "dataset": "failing"}}
+    # What is in a set is found out when it is read.
+    Path(sets.environment()["LMUData"], "failing.tsv").write_bytes(b"index\timage\n1\t\xff\n")
+    data = {**PICTURES, "failing": {"class": "ImageMCQDataset", "dataset": "failing"}}
     file = write_run_file(work / "again.json", models, data)
     ended = vlmeval(
         *("--config", str(file), "--work-dir", str(work), "--judge", "exact_matching"),
@@ -210,7 +212,7 @@ def test_a_set_that_fails_is_named_and_the_exit_code_is_1(again):
     assert ended.returncode == 1
     told = ended.stdout.strip().splitlines()[-1]
     assert "vlmeval_replay: failed: " in told
-    assert "on failing: Class NoSuchDataset is not supported" in told
+    assert "on failing: 'utf-8' codec can't decode byte 0xff" in told
 
 
 def test_a_checkouts_run_script_and_a_shipped_name(vlmeval, tmp_path):
