@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+Read = TypeVar("Read")
 
 
 def counter() -> FlopCounterMode:
@@ -49,9 +51,9 @@ def counted(call: Callable[[], Any]) -> int:
 
 
 @contextmanager
-def entries(owner: type, name: str, read: Callable[[], float]) -> Iterator[list[float]]:
+def entries(owner: type, name: str, read: Callable[[], Read]) -> Iterator[list[Read]]:
     """Yield a list that fills with what ``read`` gives whenever ``owner.name`` is entered."""
-    method, seen = getattr(owner, name), []
+    method, seen = getattr(owner, name), list[Read]()
 
     @wraps(method)
     def noted(*args: Any, **kwargs: Any) -> Any:

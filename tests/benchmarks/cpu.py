@@ -69,21 +69,21 @@ class Case:
         self.pair = random_pair(shape, attention=attention)
         self.prompt = Prompt(BEFORE, visual, BEHIND)
         self.inputs = self.prompt.inputs(shape)
-        self.costs, self.share = Costs(shape, FUSED), share
-        entropies = Steered(self.pair, ReplayConfig(layers=LAYERS, threshold=1)).targets(
-            self.inputs
-        )
-        self.thresholds = thresholds_for(entropies.entropies, share)
+        self.costs = Costs(shape, FUSED)
+        config = ReplayConfig(layers=LAYERS, threshold=1)
+        entropies = Steered(self.pair, config).targets(self.inputs).entropies
+        self.thresholds = thresholds_for(entropies, share)
+        below = [(entropies[layer] <= most).double() for layer, most in self.thresholds.items()]
+        self.masked = float(torch.cat(below).mean())
 
-    def ours(self, steps: int, top_k: TopK = 50) -> Callable[[], float]:
-        """Return a call that finds x, runs the prefill and returns the share that was matched."""
+    def ours(self, steps: int, top_k: TopK = 50) -> Callable[[], Any]:
+        """Return a call that finds x and runs the answer's prefill."""
         config = ReplayConfig(layers=LAYERS, thresholds=self.thresholds, steps=steps, top_k=top_k)
         steered = Steered(self.pair, config)
 
-        def run() -> float:
+        def run() -> None:
             result = steered.optimise(self.inputs)
             steered.decode(self.inputs, result, max_new_tokens=1, min_new_tokens=1)
-            return sum(share for _, share in result.samples[0].masked_fraction) / LAYERS
 
         return run
 
@@ -101,26 +101,27 @@ class Case:
         )
         return lambda: order.run(self.inputs)
 
-    def work(self, masked: float, top_k: TopK = 50) -> Work:
-        """Return what is asked for, in closed form."""
-        return Work(self.prompt, LAYERS, STEPS, masked, top_k)
+    def work(self, top_k: TopK = 50, steps: int = STEPS) -> Work:
+        """Return what is asked for, for the closed forms."""
+        return Work(self.prompt, LAYERS, steps, self.masked, top_k)
 
     def measured(self, rounds: int) -> dict[str, Any]:
         """Return one row."""
         ours, theirs = self.ours(OUR_STEPS), self.theirs(THEIR_STEPS)
-        masked = ours()
         flops = {
             "ours": operations(ours, OURS).of(STEPS),
             "full": operations(self.ours(1, "full"), OURS).of(STEPS),
             "release": operations(theirs, THEIRS).of(STEPS),
         }
-        least = sum(least_work(self.costs, self.work(masked)).values())
-        least_full = sum(least_work(self.costs, self.work(masked, "full")).values())
-        closed = sum(release_order(self.costs, self.work(masked)).values())
-        seconds: list[tuple[Cost, Cost]] = []
+        least = sum(least_work(self.costs, self.work()).values())
+        least_full = sum(least_work(self.costs, self.work("full")).values())
+        closed = sum(release_order(self.costs, self.work()).values())
+        runs: list[tuple[Cost, ...]] = []
         for _ in range(rounds):
-            seconds.append((timed(ours, OURS), timed(theirs, THEIRS)))
-        mine, other = (typical(runs).of(STEPS) for runs in zip(*seconds, strict=True))
+            runs.append((*timed(ours, OURS), *timed(theirs, THEIRS)))
+        mine, my_own, other, their_own = (
+            typical(each).of(STEPS) for each in zip(*runs, strict=True)
+        )
         peak, other_peak = allocated_peak(ours), allocated_peak(theirs)
         loop_peak = self.loop_peak()
         return {
@@ -128,7 +129,7 @@ class Case:
             "prompt_tokens": self.prompt.tokens,
             "layers": LAYERS,
             "steps": STEPS,
-            "masked": f"{masked:.3f}",
+            "masked": f"{self.masked:.3f}",
             "rounds": rounds,
             "ours_gflop": f"{flops['ours'] / 1e9:.2f}",
             "least_gflop": f"{least / 1e9:.2f}",
@@ -142,6 +143,9 @@ class Case:
             "ours_s": f"{mine:.2f}",
             "release_order_s": f"{other:.2f}",
             "release_over_ours_s": f"{other / mine:.2f}",
+            "ours_cpu_s": f"{my_own:.2f}",
+            "release_order_cpu_s": f"{their_own:.2f}",
+            "release_over_ours_cpu_s": f"{their_own / my_own:.2f}",
             "peak_mb": f"{peak:.0f}",
             "release_order_peak_mb": f"{other_peak:.0f}",
             "loop_peak_mb": f"{loop_peak:.0f}",
@@ -160,23 +164,31 @@ THEIRS: Entered = (ReleaseOrder, "_forward", 1)
 def operations(call: Callable[[], Any], entered: Entered) -> Cost:
     """Return what torch's counter sees of a call."""
     with counter() as seen:
-        return cost_of(call, entered, seen.get_total_flops)
+        (cost,) = costs_of(call, entered, seen.get_total_flops)
+    return cost
 
 
-def timed(call: Callable[[], Any], entered: Entered) -> Cost:
-    """Return a call's seconds."""
-    return cost_of(call, entered, time.perf_counter)
+def timed(call: Callable[[], Any], entered: Entered) -> tuple[Cost, Cost]:
+    """Return a call's seconds by the clock, and of this process alone."""
+    wall, own = costs_of(call, entered, time.perf_counter, time.process_time)
+    return wall, own
 
 
-def cost_of(call: Callable[[], Any], entered: Entered, read: Callable[[], float]) -> Cost:
-    """Return by how much ``read`` rises during a call, and during each of its steps."""
+def costs_of(call: Callable[[], Any], entered: Entered, *meters: Callable[[], float]) -> list[Cost]:
+    """Return by how much each of ``meters`` rises during a call, and during each of its steps."""
     owner, name, before = entered
+
+    def read() -> list[float]:
+        return [meter() for meter in meters]
+
     with entries(owner, name, read) as seen:
         began = read()
         call()
-        total = read() - began
-    marks = seen[before:]
-    return Cost.read(total, [end - start for start, end in pairwise(marks)])
+        ended = read()
+    costs = []
+    for start, end, *marks in zip(began, ended, *seen[before:], strict=True):
+        costs.append(Cost.read(end - start, [after - at for at, after in pairwise(marks)]))
+    return costs
 
 
 def typical(runs: Sequence[Cost]) -> Cost:
