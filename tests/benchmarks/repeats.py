@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.repeats [--answers 16] [--limit 40] [--rounds 3]
 
-The real harness, in processes of its own, on the embedded pair demo_narrow and the task replay_demo:
-lmms-eval with --num_samples K and with 1, in turn. The seconds are those of the records, base's pass
-and loop of all answers together; a line for each round goes to
-``tests/benchmarks/results/repeats.csv``.
+The real harness, in processes of its own, on the embedded pair demo_narrow and the task
+replay_demo: lmms-eval with --num_samples K and with 1, in turn. The seconds are those of the
+records, the base's pass and the loop of all answers together; a line for each round goes to
+``tests/benchmarks/results/repeats.csv``. They are seconds of the process, not of the clock: other
+work on the machine would weigh more than what is asked here.
 """
 
 import os
@@ -22,6 +23,13 @@ from replay_core.jsonl import finished_lines
 from tests.benchmarks.timing import RESULTS, where, write
 
 PAIR, TASK = "demo_narrow", "replay_demo"
+# lmms-eval as a user starts it, but for the clock that the records are timed by.
+PROGRAM = """
+import time
+time.perf_counter = time.process_time
+from replay_adapters.lmms_eval import launcher
+launcher.main()
+"""
 
 
 def main(
@@ -47,8 +55,8 @@ def main(
                 "answers": answers,
                 "descents_for_one": descents(one),
                 "descents_for_all": descents(several),
-                "one_s": f"{single:.3f}",
-                "all_s": f"{shared:.3f}",
+                "one_cpu_s": f"{single:.3f}",
+                "all_cpu_s": f"{shared:.3f}",
                 "all_over_one": f"{shared / single:.3f}",
             }
         )
@@ -58,7 +66,7 @@ def main(
 
 def records(answers: int, limit: int, batch_size: int) -> list[dict[str, Any]]:
     """Return the record of every answer of a run with so many answers to each item."""
-    words = [sys.executable, "-m", "replay_adapters.lmms_eval.launcher"]
+    words = [sys.executable, "-c", PROGRAM]
     words += ["--model", "qwen2_vl_replay", "--model_args", f"pair={PAIR},dtype=float32"]
     words += ["--tasks", TASK, "--limit", str(limit), "--batch_size", str(batch_size)]
     words += ["--num_samples", str(answers), "--gen_kwargs", "temperature=1", "--log_samples"]

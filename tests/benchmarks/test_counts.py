@@ -70,10 +70,10 @@ def test_what_few_steps_tell_is_what_many_take(top_k: TopK) -> None:
         assert operations(one.theirs(1), THEIRS).of(4) == counted(one.theirs(4))
 
 
-# Ours over the least work, as measured at this shape, rounded up. The targets are 1.01 and 1.05. What
-# is more than the least is done once, beside the steps: without it the ratio is 1 (see `beside`).
-# Top-50 misses its target by it, mostly by 8 forward passes of one layer: 7 for the loss at the
-# final x, and one that is measured for the plan of memory.
+# Ours over the least work, as measured at this shape, rounded up. The targets are 1.01 and 1.05.
+# What is more than the least is done once, beside the steps: without it the ratio is 1 (see
+# `beside`). Top-50 misses its target by it, mostly by 8 forward passes of one layer: 7 for the loss
+# at the final x, and one that is measured for the plan of memory.
 @pytest.mark.parametrize(
     ("share", "top_k", "most"),
     [(0.5, 50, 1.0183), (1.0, 50, 1.0181), (0.5, "full", 1.0288), (1.0, "full", 1.0335)],
