@@ -8,6 +8,9 @@ import pandas as pd
 import pytest
 
 from tests.benchmarks import plots
+from tests.benchmarks.closed_form import CAUSAL, Costs, Work, least_work, release_order
+from tests.benchmarks.gpu import BEFORE, BEHIND, LAYERS, STEPS
+from tests.benchmarks.shapes import QWEN2_5_VL_7B, Prompt
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
@@ -126,6 +129,24 @@ def test_figures_in_the_text_are_those_of_the_gpu() -> None:
     assert found == [longest["steps"], longest["peak_mb"]]
     assert longest["checkpointing"]
     assert longest["release_order_s"] == "out of memory"
+
+
+def test_figures_in_the_text_are_those_of_the_closed_forms() -> None:
+    text = " ".join((FOLDER / "README.md").read_text(encoding="utf-8").split())
+    told = re.search(
+        r"takes ([\d,]+) TFLOP, the least work ([\d,]+), (\S+) times fewer; at ρ 1 it is ([\d,]+), "
+        r"(\S+) times",
+        text,
+    )
+    assert told is not None
+    costs, prompt = Costs(QWEN2_5_VL_7B, CAUSAL), Prompt(BEFORE, 1000, BEHIND)
+    half, whole = (
+        sum(release_order(costs, Work(prompt, LAYERS, STEPS, share)).values()) / 1e12
+        for share in (0.5, 1.0)
+    )
+    least = sum(least_work(costs, Work(prompt, LAYERS, STEPS, 0.5)).values()) / 1e12
+    figures = [f"{half:,.0f}", f"{least:,.0f}", f"{half / least:.1f}"]
+    assert list(told.groups()) == [*figures, f"{whole:,.0f}", f"{whole / least:.1f}"]
 
 
 def test_x_is_found_once_for_all_answers_to_an_item() -> None:
