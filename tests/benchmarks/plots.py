@@ -51,7 +51,7 @@ def draw_cpu(rows: pd.DataFrame, path: Path) -> None:
                 axes.axhline(targets[share], color=colour, linewidth=1, linestyle="--", zorder=0)
         axes.set_title(title, fontsize=10, loc="left")
         _along_tokens(axes, rows["visual_tokens"])
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * rows[column].max())
     panels[0].legend(frameon=False, loc="lower right")
     place = rows.iloc[0]
     figure.suptitle(
