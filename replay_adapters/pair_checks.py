@@ -19,7 +19,8 @@ from transformers import AutoProcessor, PretrainedConfig
 from replay_adapters.media import UnreadableInput, check_picture, reading
 from replay_adapters.session.standin import load_models_for
 from replay_adapters.settings.benchmarks import benchmarks
-from replay_adapters.settings.options import Settings, check_checkpoints, resolve
+from replay_adapters.settings.checkpoints import check_checkpoints
+from replay_adapters.settings.options import Settings, resolve
 from replay_adapters.settings.processors import processor_of
 from replay_adapters.settings.run_options import PREFIX
 from replay_core import Outcome, Pair, ReplayConfig, ReplayRecord, Steered, UsageError

@@ -6,13 +6,15 @@ rows that made them.
 
 import functools
 import importlib
+import logging
 from types import ModuleType
 from typing import Protocol
 
 import torch
-from loguru import logger
 from torch import Tensor, nn
 from torch.nn import functional
+
+_log = logging.getLogger(__name__)
 
 
 class HeadRows(Protocol):
@@ -102,5 +104,5 @@ def fused_kernels(device: torch.device) -> ModuleType | None:
         reason = "they gave other numbers"
     except Exception as error:  # whatever stops a compiler on a machine that is not ours
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    logger.info("the lens reads the head without its fused kernels on {} ({})", device, reason)
+    _log.info("the lens reads the head without its fused kernels on %s (%s)", device, reason)
     return None

@@ -51,6 +51,7 @@ class Remembered:
         common = {
             "inputs": content_digest(inputs, ()),
             "base": [pair.base_revision, pair.base.manner, pair.adapted],
+            "text_behind_clips": pair.text_behind_clips,
             "arithmetic": str(arithmetic(config, pair.base.dtype)),
             "layers": list(layers),
             "positions": config.positions,

@@ -36,6 +36,7 @@ def load_models_for(settings: Settings, config: PretrainedConfig, loading: dict[
     ``config`` is the answering checkpoint's; ``loading`` goes to transformers.
     """
     files, store = settings.pair, store_of(settings)
+    loading = {**loading, "text_behind_clips": settings.protocol.text_behind_clips}
     onto = files.base if adapted_base(files.policy) is not None else None
     if (start := settings.config.starts) is not None:
         start_of(start, checkpoint_revision(files.policy, onto=onto))  # refused before it is loaded

@@ -88,6 +88,19 @@ def answers_calls(task: str) -> bool | None:
     return None if known is None else known.tasks[task].loop
 
 
+# Tasks of this package whose questions stand alone, for a pair's prompt to be put around them.
+BARE_QUESTIONS = "video_r1_"
+
+
+def asked_bare(task: str, protocol: str) -> str:
+    """Return what to know of such a task that is asked with no prompt around its questions."""
+    return (
+        f"replay: task {task} leaves its instructions to the pair's prompt, and there is none here "
+        f"(replay_protocol={protocol}): its questions are asked bare; pair=video_r1_7b brings "
+        "Video-R1's"
+    )
+
+
 def without_loop(task: str, pair: str, tool: str) -> str:
     """Return why a pair whose prompt offers a tool cannot be asked ``task``, and what to do."""
     known = benchmark_of(task)

@@ -13,9 +13,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from loguru import logger
 from pydantic import BaseModel, ValidationError
 
-from replay_adapters.settings.benchmarks import answers_calls, without_loop
+from replay_adapters.settings.benchmarks import (
+    BARE_QUESTIONS,
+    answers_calls,
+    asked_bare,
+    without_loop,
+)
 from replay_adapters.settings.devices import check_device
 from replay_adapters.settings.harness_options import checked_arguments
 from replay_adapters.settings.pairs import PairFile, Protocol, read_pair
@@ -64,7 +70,7 @@ class Settings:
     store_gb: float = 50.0
 
     def check_tasks(self, tasks: Iterable[str], *, loop: bool | None = None) -> None:
-        """Raise UsageError when the pair is not meant for one of ``tasks``.
+        """Raise UsageError when the pair is not meant for one of ``tasks``; warn of bare questions.
 
         ``loop``: whether they answer a tool's calls, None where only their names are known. Tasks
         that do not would be asked in two contradicting ways by a pair whose prompt offers a tool.
@@ -73,6 +79,9 @@ class Settings:
         for task in tasks if self.protocol.tools is not None else ():
             if not (answers_calls(task) is not False if loop is None else loop):
                 raise UsageError(without_loop(task, self.pair.name, self.protocol.tools.name))
+        bare = [name for name in tasks if name.startswith(BARE_QUESTIONS)]
+        if bare and self.protocol.question_template is None:
+            logger.warning(asked_bare(bare[0], self.protocol_name))
         if self.pair.tasks is None:
             return
         for task in tasks:

@@ -39,6 +39,9 @@ class Protocol(BaseModel):
     min_pixels: Count = Field(None, description=FROM_1)
     max_pixels: Count = Field(None, description=FROM_1)
     max_num_frames: Count = Field(None, description=FROM_1)
+    text_behind_clips: bool = False
+    """Text behind a clip takes positions above all of the clip's, as Qwen2-VL and Qwen2.5-VL were
+    trained; transformers, and with it the harness's own classes, let it begin among them."""
     answer: AnswerFormat = AnswerFormat()
     """How the final answer is marked, which is taken out of the text for the scorer."""
     tools: ToolProtocol | None = None

@@ -4,11 +4,13 @@ A step of the loop is some 2,000 small launches, which take a host longer than t
 a GPU: 100 to 130 ms against 20 (256 visual tokens) or 54 (1,000) on an H100, at a 7B model's shape.
 """
 
+import logging
 from collections.abc import Callable
 
 import torch
-from loguru import logger
 from torch import Tensor
+
+_log = logging.getLogger(__name__)
 
 Work = Callable[[], tuple[Tensor, ...]]
 
@@ -34,7 +36,7 @@ class Replayed:
             except RuntimeError as error:  # CUDA's and the allocator's errors are of this kind
                 torch.cuda.synchronize()
                 reason = str(error).splitlines()[0]
-                logger.debug("a step of the loop is not replayed as a graph ({})", reason)
+                _log.debug("a step of the loop is not replayed as a graph (%s)", reason)
         self._warm = True
         return self._run()
 

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConf
 
 from replay_core.errors import UsageError, shown
 from replay_core.model.anatomy import Anatomy, DeferredAnatomy, manner_of
+from replay_core.model.positions import put_text_behind_clips
 from replay_core.pair.identity import checkpoint_revision
 from replay_core.pair.lora import adapted_base, add_adapter
 from replay_core.pair.pair import Pair, adapted_pair, check_configs, checked, make_pair
@@ -36,6 +37,7 @@ def load_pair(
     base_quantization: Quantization | None = None,
     name: str = "",
     store: Store | None = None,
+    text_behind_clips: bool = False,
 ) -> Pair:
     """Load a pair from two checkpoints, each once, or from a LoRA adapter and its base.
 
@@ -46,13 +48,20 @@ def load_pair(
     they take memory. A base loaded so cannot answer by itself. ``base_device_map`` puts the base
     elsewhere, ``base_quantization`` loads its decoder in 8 or 4 bits. With a ``store``, a base of
     its own is loaded only when something is asked of it that the store does not hold.
+    ``text_behind_clips`` numbers positions as these models were trained with: see
+    :func:`~replay_core.model.positions.put_text_behind_clips`.
 
     Raises:
         UsageError: a checkpoint is missing, the two are not a pair, or a LoRA pair is asked for a
             base of its own.
     """
     trained_on = adapted_base(policy)
-    how = {"dtype": dtype, "device_map": device_map, "attn_implementation": attn_implementation}
+    how: dict[str, Any] = {
+        "dtype": dtype,
+        "device_map": device_map,
+        "attn_implementation": attn_implementation,
+        "text_behind_clips": text_behind_clips,
+    }
     if trained_on is not None:
         if base_device_map is not None or base_quantization is not None:
             raise UsageError(
@@ -60,7 +69,7 @@ def load_pair(
                 "have no device or quantisation of its own"
             )
         adapted = _load_adapted(policy, base or trained_on, how, base_layers, name)
-        return replace(adapted, store=store)
+        return replace(adapted, store=store, text_behind_clips=text_behind_clips)
     if base is None:
         raise UsageError(f"{policy} is no LoRA adapter, so a base must be named")
     config = load_config(base)
@@ -84,6 +93,7 @@ def load_pair(
         policy_revision=checkpoint_revision(policy),
         base_revision=checkpoint_revision(base),
         store=store,
+        text_behind_clips=text_behind_clips,
     )
 
 
@@ -151,6 +161,7 @@ def load_model(
     device_map: Any = None,
     attn_implementation: str | None = None,
     quantization: Quantization | None = None,
+    text_behind_clips: bool = False,
 ) -> PreTrainedModel:
     """Load one checkpoint, in eval mode; a LoRA adapter with the model it was trained on.
 
@@ -168,10 +179,11 @@ def load_model(
         arguments["attn_implementation"] = attn_implementation
     if quantization is not None:
         arguments["quantization_config"] = quantized(quantization, config)
-    if trained_on is None:
-        return _load_whole(checkpoint, arguments)
-    model = _load_whole(onto or trained_on, arguments)
-    add_adapter(model, checkpoint)
+    model = _load_whole(checkpoint if trained_on is None else onto or trained_on, arguments)
+    if trained_on is not None:
+        add_adapter(model, checkpoint)
+    if text_behind_clips:
+        put_text_behind_clips(model)
     return model
 
 

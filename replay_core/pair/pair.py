@@ -25,7 +25,7 @@ class Pair:
     ``shared_vision``: the two vision towers have equal weights, so that features are computed once;
     None while the base is not loaded, and then found out when it is asked (:attr:`sees_alike`).
     ``adapted``: both are one set of weights, and the policy is its LoRA adapter. ``store`` keeps
-    what the base reads, and x.
+    what the base reads, and x. ``text_behind_clips`` tells how both number positions.
     """
 
     policy: Anatomy
@@ -36,6 +36,7 @@ class Pair:
     policy_revision: str = ""
     base_revision: str = ""
     store: Store | None = None
+    text_behind_clips: bool = False
 
     @cached_property
     def sees_alike(self) -> bool:

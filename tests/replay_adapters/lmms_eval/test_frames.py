@@ -14,7 +14,7 @@ import pytest
 
 from replay_adapters.lmms_eval import models
 from replay_adapters.settings.pairs import read_pair
-from tests.replay_adapters.lmms_eval.test_reading import Request, Stopped
+from tests.replay_adapters.lmms_eval.clip_reading import Request, Stopped
 from tests.support import video_sets as sets
 
 LIMITS = read_pair("video_r1_7b").protocol

@@ -8,13 +8,9 @@ import importlib
 import inspect
 from contextlib import nullcontext
 from dataclasses import replace
-from fractions import Fraction
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import av
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -23,115 +19,8 @@ from qwen_vl_utils import vision_process
 from replay_adapters.lmms_eval import models, reading, unreadable
 from replay_adapters.media import UnreadableInput
 from replay_adapters.session.session import Session, current, opened
+from tests.replay_adapters.lmms_eval.clip_reading import ARGUMENTS, CLASSES, CLIPS, MOST
 from tests.support import media
-
-MOST = 8
-ARGUMENTS = (
-    f"replay_method=none,dtype=float32,min_pixels=3136,max_pixels=12544,max_num_frames={MOST}"
-)
-CLASSES = {
-    "qwen2_5_chat": ("qwen2_5_vl", models.Qwen25VLReplay),
-    "qwen2_5_simple": ("qwen2_5_vl", models.Qwen25VLReplaySimple),
-    "qwen2_simple": ("qwen2_vl", models.Qwen2VLOnlyReplay),
-    "qwen3_chat": ("qwen3_vl", models.Qwen3VLReplay),
-    "qwen3_simple": ("qwen3_vl", models.Qwen3VLReplaySimple),
-}
-# name → (frames, frames a second)
-CLIPS = {
-    "seven": (7, 30),
-    "long": (200, 25),
-    "four_seconds": (16, 4),
-    "slow": (10, 1),
-    "odd": (11, 6),
-    "two": (2, 3),
-    "one": (1, 5),
-    "uneven": (12, 3.75),  # on average: see the fixture
-}
-
-
-def shaded(path: Path, frames: int, rate: int, *, slower: int | None = None) -> Path:
-    """Write a clip whose frame k is flat, in a shade that rises from black to white with k.
-
-    From frame ``slower`` on, frames last five times as long.
-    """
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("mpeg4", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = 112, 84, "yuv420p"
-        for number in range(frames):
-            shade = round(255 * number / max(1, frames - 1))
-            picture = np.full((84, 112, 3), shade, dtype=np.uint8)
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts = number + 4 * max(0, number - frames if slower is None else number - slower)
-            frame.time_base = Fraction(1, rate)
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode())
-    return path
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clips")
-    made = {
-        name: shaded(folder / f"{name}.mp4", *facts)
-        for name, facts in CLIPS.items()
-        if name != "uneven"
-    }
-    # 12 frames, the first 7 of them a tenth of a second apart and the rest half a second: 3.2 s.
-    return {**made, "uneven": shaded(folder / "uneven.mp4", 12, 10, slower=6)}
-
-
-class Request:
-    """One of lmms-eval's requests, as far as the classes and the mixin look at it."""
-
-    task_name, metadata = "task", MappingProxyType({})
-
-    def __init__(self, number: int, arguments: tuple[Any, ...]) -> None:
-        self.doc_id, self.arguments = number, arguments
-
-    @property
-    def args(self) -> tuple[Any, ...]:
-        return self.arguments
-
-
-class Stopped(Exception):
-    """Ends the run once the batch has been seen."""
-
-
-@pytest.fixture(scope="module")
-def asked(tiny_pairs):
-    """Return what ``generate`` is given for a batch of clips; a class is built once."""
-    built: dict[str, Any] = {}
-
-    def ask(name: str, paths: list[Path]) -> tuple[Any, dict[str, Any]]:
-        family, kind = CLASSES[name]
-        if name not in built:
-            given = f"pretrained={tiny_pairs[family].policy},{ARGUMENTS}"
-            built[name] = kind.create_from_arg_string(given, {"device": "cpu", "batch_size": 9})
-        model = built[name]
-        seen = []
-
-        def stop(session, rows, inputs, generation, **more):
-            seen.append({**inputs, **generation})
-            raise Stopped
-
-        model.answerer.answer = stop
-        model.task_dict = {"task": {"test": [{"file": str(path)} for path in paths]}}
-        settings = {"max_new_tokens": 1, "temperature": 0}
-
-        def messages(doc):
-            content = [{"type": "video", "url": doc["file"]}, {"type": "text", "text": "What?"}]
-            return [{"role": "user", "content": content}]
-
-        requests = []
-        for number in range(len(paths)):
-            simple = ("What?", dict(settings), lambda doc: [doc["file"]], number, "task", "test")
-            chat = (f"{number}", messages, dict(settings), number, "task", "test")
-            requests.append(Request(number, simple if kind.is_simple else chat))
-        with pytest.raises(Stopped):
-            model.generate_until(requests)
-        return model, seen[0]
-
-    return ask
 
 
 def shades(arguments: dict[str, Any], model: Any) -> list[list[float]]:

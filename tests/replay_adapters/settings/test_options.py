@@ -3,14 +3,25 @@
 import json
 
 import pytest
+from loguru import logger
 
 from replay_adapters.settings.checkpoints import check_checkpoints
 from replay_adapters.settings.options import resolve
 from replay_adapters.settings.pairs import Protocol
 from replay_core import ReplayConfig, UsageError
 from replay_core.config import START_FORMAT
+from replay_core.errors import shown
 
 PAIR = {"pretrained": "me/policy", "replay_base": "me/base"}
+
+
+@pytest.fixture
+def told():
+    """What is logged as a warning."""
+    lines: list[str] = []
+    handle = logger.add(lambda line: lines.append(str(line)), level="WARNING")
+    yield lines
+    logger.remove(handle)
 
 
 def refusal(arguments: dict) -> str:
@@ -131,6 +142,16 @@ def test_without_a_pair_the_embedded_one_answers_its_own_tasks_only():
     with pytest.raises(UsageError, match=r"'mmmu_val' cannot be answered by the embedded pair"):
         settings.check_tasks(["replay_demo", "mmmu_val"])
     resolve(PAIR).check_tasks(["mmmu_val"])
+
+
+def test_a_bare_question_without_a_prompt_around_it_is_warned_of(told):
+    resolve({"pair": "video_r1_7b"}).check_tasks(["video_r1_mmvu_mc"])
+    resolve(PAIR).check_tasks(["mmvu_val"])
+    assert told == []
+    resolve(PAIR).check_tasks(["mmvu_val", "video_r1_mmvu_mc"])
+    resolve({"pair": "video_r1_7b", "replay_protocol": "task"}).check_tasks(["video_r1_mlvu_mc"])
+    assert ["video_r1_mmvu_mc" in told[0], "video_r1_mlvu_mc" in told[1]] == [True, True]
+    assert "asked bare; pair=video_r1_7b brings" in told[0]
 
 
 def test_arguments_of_the_harness_go_on_untouched():
@@ -264,7 +285,7 @@ def test_thresholds_are_read_from_a_file(tmp_path):
 def test_a_file_without_thresholds_is_refused(tmp_path, content):
     path = tmp_path / "thresholds.json"
     path.write_text(content)
-    assert f"{path} holds no entropies per layer" in refusal(
+    assert f"{shown(path)} holds no entropies per layer" in refusal(
         {**PAIR, "replay_thresholds": str(path)}
     )
 

@@ -8,6 +8,7 @@ from replay_adapters.settings.pairs import pair_names
 from replay_adapters.settings.resources import resource
 from replay_adapters.settings.run_files import read_run_file, run_file_names
 from replay_core import UsageError
+from replay_core.errors import shown
 
 GOOD = {
     "title": "Mine",
@@ -58,7 +59,7 @@ def test_a_wrong_run_file_is_refused_by_file_and_field(tmp_path, changes, told):
     file.write_text(yaml.safe_dump({**GOOD, **changes}))
     with pytest.raises(UsageError) as refused:
         read_run_file(str(file))
-    assert str(refused.value).startswith(f"run file {file}: ")
+    assert str(refused.value).startswith(f"run file {shown(file)}: ")
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
 

@@ -1,9 +1,12 @@
 """What the figures of runs and arms show, read back from what was drawn."""
 
+import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from PIL import Image
 
+from replay_core.studies import overlay
 from replay_core.studies.figures import (
     GREEN,
     RED,
@@ -105,4 +108,23 @@ def test_a_models_text_is_drawn_as_it_stands(tmp_path, text):
     assert all(
         one == other or not other.isprintable() for one, other in zip(shown, text, strict=True)
     )
+    assert (tmp_path / "drawn.png").stat().st_size > 0
+
+
+def test_an_answer_in_latex_or_with_lone_surrogates_is_drawn(tmp_path):
+    values = np.ones((2, 3))
+    answers = {"none": (r"$\boxed{4}$ \begin{cases} a $ b", 0.0), "replay": ("\ud800", 1.0)}
+    item = overlay.Overlay(
+        title="$task$, document 2",
+        question=r"What is $\frac{1}{0$?",
+        target="$",
+        answers=answers,
+        picture=Image.new("RGB", (60, 40)),
+        masked=values,
+        entropy=values,
+        drift=values,
+        delta=values,
+        note="",
+    )
+    overlay.draw(tmp_path / "drawn.png", item)
     assert (tmp_path / "drawn.png").stat().st_size > 0

@@ -128,22 +128,3 @@ def test_what_cannot_be_drawn_is_refused(load, tmp_path, planted_answers):
     assert overlay._grid(bench, unshaped, 9) == (3, 3)
     with pytest.raises(UsageError, match="does not say how its 12 visual tokens lie"):
         overlay._grid(bench, unshaped, 12)
-
-
-def test_an_answer_in_latex_or_with_lone_surrogates_is_drawn(tmp_path):
-    values = np.ones((2, 3))
-    answers = {"none": (r"$\boxed{4}$ \begin{cases} a $ b", 0.0), "replay": ("\ud800", 1.0)}
-    item = overlay.Overlay(
-        title="$task$, document 2",
-        question=r"What is $\frac{1}{0$?",
-        target="$",
-        answers=answers,
-        picture=Image.new("RGB", (60, 40)),
-        masked=values,
-        entropy=values,
-        drift=values,
-        delta=values,
-        note="",
-    )
-    overlay.draw(tmp_path / "drawn.png", item)
-    assert (tmp_path / "drawn.png").stat().st_size > 0
