@@ -40,7 +40,7 @@ def main(
 
 def draw_cpu(rows: pd.DataFrame, path: Path) -> None:
     """Draw a panel for each ratio, with a line for each ρ and its target."""
-    figure, panels = canvas(11, 3.3, columns=len(RATIOS))
+    figure, panels = canvas(9.6, 3.0, columns=len(RATIOS))
     rows = rows.assign(share=rows["masked"].round(1))
     for axes, (column, (title, targets)) in zip(panels, RATIOS.items(), strict=True):
         for colour, (share, mine) in zip((BLUE, GREEN), rows.groupby("share"), strict=True):
