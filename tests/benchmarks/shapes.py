@@ -171,11 +171,16 @@ def sides(visual: int) -> tuple[int, int]:
 
 
 def thresholds_for(entropies: Mapping[int, Tensor], share: float) -> dict[int, float]:
-    """Return, for each layer, an entropy that ``share`` of the candidates (n,) lie below, halfway
-    to the next one, so that rounding moves none of them to the other side."""
+    """Return, for each layer, an entropy that about ``share`` of the candidates (n,) lie below.
+
+    It lies in the middle of the widest gap that is at most n/32 candidates off, so that rounding
+    moves none of them to the other side: random models' entropies hardly differ.
+    """
     found = {}
     for layer, values in entropies.items():
         ordered = torch.cat([values.double().sort().values, values.new_tensor([1e3]).double()])
-        last = round(share * len(values)) - 1
-        found[layer] = float(ordered[last : last + 2].mean())
+        count, off = round(share * len(values)), len(values) // 32
+        low, high = max(count - off, 1), min(count + off, len(values))
+        widest = low - 1 + int(ordered[low - 1 : high + 1].diff().argmax())
+        found[layer] = float(ordered[widest : widest + 2].mean())
     return found
