@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -218,7 +219,6 @@ def test_a_set_that_fails_is_named_and_the_exit_code_is_1(again):
 def test_a_checkouts_run_script_and_a_shipped_name(vlmeval, tmp_path):
     """A checkout has run.py beside the package; here both are those that are installed."""
     import importlib.util
-    from pathlib import Path
 
     (package,) = importlib.util.find_spec("vlmeval").submodule_search_locations
     checkout = tmp_path / "checkout"

@@ -87,7 +87,7 @@ def test_an_edited_line_is_told_before_anything_is_loaded(tmp_path):
 def test_a_damaged_stamp_is_told(tmp_path, content):
     Journal(tmp_path, "set").check_settings("aaaa", {})
     (tmp_path / "replay" / "settings.json").write_text(content)
-    with pytest.raises(UsageError, match="settings.json does not say with which settings"):
+    with pytest.raises(UsageError, match=r"settings.json does not say with which settings"):
         Journal(tmp_path, "set").check_settings("aaaa", {})
 
 
