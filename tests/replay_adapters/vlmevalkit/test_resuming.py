@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from replay_adapters.session.session import Session, opened
 from replay_adapters.vlmevalkit.journal import (
     Journal,
     ask_again,
@@ -173,3 +174,27 @@ def test_a_finished_set_is_finished_again_where_memory_ran_out(answer, tmp_path,
     assert [a for a, o in zip(first, outcomes, strict=True) if o == "applied"] == [
         a for a, o in zip(again, outcomes, strict=True) if o == "applied"
     ]
+
+
+def test_pickles_of_any_of_upstreams_names_are_never_read(answer, tmp_path):
+    """In the job of the harness itself: before a run, and beside the results of one."""
+    undisturbed = answer(tmp_path / "undisturbed")
+    work, mark = tmp_path / "work", tmp_path / "ran"
+    payload = pickle.dumps({1: Payload(mark)})
+    names = ("01_pictures.pkl", "mine_pictures_PREV.pkl", "mine_pictures_checkpoint.pkl")
+    work.mkdir()
+    for _ in ("nothing is answered", "all is"):
+        for name in names:
+            (work / name).write_bytes(payload)
+        assert answer(work) == undisturbed
+    assert not mark.exists()
+    assert {path.name for path in work.glob("*.aside")} >= {"01_pictures.pkl.aside"}
+    assert not list(work.glob("*_pictures.pkl"))
+
+
+def test_a_pickle_is_never_fetched(harness, tmp_path):
+    from vlmeval import inference, inference_mt, inference_video
+
+    for module in (inference, inference_mt, inference_video):
+        with opened(Session()), pytest.raises(ValueError, match=r"x.pkl is not fetched: reading a"):
+            module.load("https://nowhere.invalid/x.pkl")
