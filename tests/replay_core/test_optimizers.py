@@ -17,7 +17,7 @@ from replay_core.answer import records_of
 from replay_core.config import OptimizerName
 from replay_core.descent import _LOOK_EVERY, _weights, descend, describe
 from replay_core.model.graphs import Replayed
-from replay_core.optimizers import OPTIMIZERS, state_bytes
+from replay_core.optimizers import LBFGS, OPTIMIZERS, state_bytes
 from replay_core.problem import ReplayProblem
 from tests.replay_core.helpers import Loaded, Toy, gap, rows_of, run, stable, toy
 from tests.replay_core.model.test_graphs import Recorder
@@ -131,6 +131,24 @@ def test_a_curve_that_bends_down_is_no_obstacle() -> None:
     config = lbfgs(step_size=0.2, steps=25)
     found = descend(Hill(**vars(toy(config, curve=[0], slope=[0], start=[0]))))
     assert float(found.loss_after) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_direction_that_does_not_descend_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sample 0 is told to climb: it takes plain steps. Sample 1 is told what it found."""
+    found_by = LBFGS._suggested
+
+    def misled(self: LBFGS, gradient: Tensor) -> Tensor:
+        good = found_by(self, gradient)
+        return torch.stack([gradient[0], good[1]])
+
+    settings = {"step_size": 0.02, "steps": 9}
+    curves, lowest = [[1.0, 50.0]] * 2, [[1.0, 2.0]] * 2
+    right = descend(bowl(lbfgs(**settings), curves, lowest))
+    monkeypatch.setattr(LBFGS, "_suggested", misled)
+    found = descend(bowl(lbfgs(**settings), curves, lowest))
+    plain = descend(bowl(stable(**settings), curves, lowest))
+    torch.testing.assert_close(found.losses[0], plain.losses[0])
+    assert torch.equal(found.losses[1], right.losses[1])
 
 
 # --- the safeguard -------------------------------------------------------------------------------
