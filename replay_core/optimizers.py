@@ -17,8 +17,8 @@ from replay_core.config import OptimizerName
 _PAIRS = 5
 # A change of the gradient tells of curvature where its cosine with the move is above this.
 _CURVED = 1e-6
-# A step that was too long is cut to between these shares of itself.
-_SHORTEST, _LONGEST = 0.1, 0.5
+# A step that was too long is cut to this share of itself at least.
+_SHORTEST = 0.1
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,14 @@ class LBFGS:
     def _shortened(self, losses: Tensor, best: _Point) -> Tensor:
         """Return the length of the next step (samples,) where this one's ``losses`` rose.
 
-        The parabola has the loss and slope of the best x, and the loss at the end of this step.
+        The parabola has the loss and slope of the best x, and the loss at the end of this step:
+        its minimum lies in the first half of the step, since the loss rose.
         """
         length = self._length
         slope = self._scale.dot(best.gradient, self._direction) / self._scale.weight
         bend = (losses - best.losses - length * slope) / length**2
-        lowest = (-slope / (2 * bend)).where(bend > 0, 0).nan_to_num(0, 0, 0)
-        return lowest.clamp(_SHORTEST * length, _LONGEST * length)
+        lowest = (-slope / (2 * bend)).where(bend > 0, 0).nan_to_num()
+        return torch.maximum(lowest, _SHORTEST * length)
 
     def _suggested(self, gradient: Tensor) -> Tensor:
         """Return minus the gradient times the inverse curvature, by the two-loop recursion."""
