@@ -98,9 +98,11 @@ def main() -> None:
     torch.set_num_threads(1)
     steps: list[dict[str, Any]] = []
     answers: list[dict[str, Any]] = []
+    here = where(asked.device, torch.float32)  # before a table changes what is committed
     for pair in PAIRS:
         bench = LmmsEvalBench(f"pair={pair}", TASK, batch_size=50, device=asked.device)
-        place = {"pair": pair, "task": TASK, **where(asked.device, bench.pair.policy.dtype)}
+        dtype = str(bench.pair.policy.dtype).removeprefix("torch.")
+        place = {"pair": pair, "task": TASK, **here, "dtype": dtype}
         steps += [{**place, **row} for row in counted(bench, asked.n)]
         answers += [{**place, **row} for row in answered(bench, asked.answers)]
         write(RESULTS / "steps.csv", steps)

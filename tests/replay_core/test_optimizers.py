@@ -180,8 +180,11 @@ def test_a_step_to_where_there_is_no_number_is_gone_back_from() -> None:
     curves, lowest, edge = [[1.0, 9.0]], [[1.0, 2.0]], 3.0
     plain = descend(bowl(stable(**settings), curves, lowest, edge))
     assert plain.outcomes[0].value == "non_finite"
-    found = descend(bowl(lbfgs(**settings), curves, lowest, edge))
-    assert found.losses.isnan().any()
+    problem = bowl(lbfgs(**settings), curves, lowest, edge)
+    found = descend(problem)
+    first, second = (x[0] for x in problem.seen[1:3])
+    assert found.losses[0, 1].isnan()
+    torch.testing.assert_close(second, first / 10)
     assert found.outcomes[0].value == "applied"
     torch.testing.assert_close(found.delta, torch.tensor(lowest), atol=1e-2, rtol=1e-2)
 
@@ -391,6 +394,27 @@ def test_samples_leave_one_by_one_and_the_loop_ends_with_the_last() -> None:
         x = problem.seen[step][number]
         assert torch.equal(found.delta[number], x)
         assert all(torch.equal(later[number], x) for later in problem.seen[step : last + 1])
+
+
+def test_a_sample_that_left_does_not_move_where_a_trial_rose() -> None:
+    """Sample 0 rises a little wherever it goes, by two trials; sample 1 goes on."""
+
+    @dataclass(frozen=True)
+    class Rising(Bowl):
+        def losses(self, delta: Tensor) -> Tensor:
+            found = super().losses(delta)
+            here = delta[0].detach()
+            return torch.stack([1 + 0.01 * here.any() + (delta[0] - here).sum(), found[1]])
+
+    config = lbfgs(step_size=0.01, steps=12, tolerance=0.02)
+    problem = Rising(**vars(bowl(config, [[1, 1], [1, 50]], [[1.0, 1.0], [1.0, 2.0]])))
+    found = descend(problem)
+    still, other = describe(problem, found)
+    assert (still.steps, still.outcome.value) == (2, "no_effect")
+    assert other.steps > 2
+    xs = [x[0] for x in problem.seen]
+    assert not torch.equal(xs[1], xs[2])
+    assert all(torch.equal(x, xs[2]) for x in xs[2 : other.steps + 1])
 
 
 def test_a_change_of_nothing_is_no_reason_without_a_tolerance() -> None:
