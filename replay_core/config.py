@@ -24,6 +24,7 @@ Positions = Literal["visual", "input"]
 Maximum = Literal["sample", "image"]
 Checkpointing = Literal["auto", "on", "off"]
 StepScaling = Literal["published", "tokens"]
+OptimizerName = Literal["plain", "lbfgs"]
 
 
 def not_a_truth_value(given: Any) -> Any:
@@ -66,7 +67,10 @@ _SECOND_HALF = (5.125, 4.938, 5.0, 4.719, 4.656, 4.656, 4.812)
 RELEASE_THRESHOLDS = dict(enumerate((*_FIRST_HALF, *_SECOND_HALF)))
 # What only the descent on x reads, what changes no result of it, and what only a dynamic mask
 # reads.
-_OF_THE_DESCENT = ("step_size", "step_scaling", "steps", "keep", "x", "top_k", "start")
+_OF_THE_DESCENT = (
+    *("step_size", "step_scaling", "steps", "optimizer", "tolerance", "keep", "x", "top_k"),
+    "start",
+)
 _HOW_IT_RUNS = ("checkpointing", "cuda_graphs")
 _OF_THE_MASK = ("threshold", "maximum")
 # What the release's direct injection does, where the user says nothing else.
@@ -107,8 +111,9 @@ class ReplayConfig(BaseModel):
 
     Published, as the paper's released settings have them, are the defaults of ``select``,
     ``threshold``, ``thresholds``, ``step_size``, ``steps``, ``top_k``, ``positions``, ``maximum``,
-    ``step_scaling``, ``keep``, ``start`` and ``x``. Not published is ``boundary="aligned"``: the
-    published tables were made with the release's reading, ``boundary="reference"``.
+    ``step_scaling``, ``optimizer``, ``tolerance``, ``keep``, ``start`` and ``x``. Not published is
+    ``boundary="aligned"``: the published tables were made with the release's reading,
+    ``boundary="reference"``.
     ``layers="auto"`` carries the 16 of 28 layers released for MM-Eureka-Qwen-7B over to other
     depths; VL-Rethinker-7B has 24. At least one published number was made with other values:
     MM-Eureka-Qwen-7B's 47.7 on MathVerse has ``threshold`` 0.2 and ``step_size`` 40.
@@ -192,7 +197,17 @@ class ReplayConfig(BaseModel):
     steps: Whole = Field(
         25, ge=0, le=_MOST_STEPS, description=f"a whole number from 0 to {_MOST_STEPS:,}"
     )
-    """Gradient steps; 0 runs the whole path with x = 0."""
+    """Gradient steps, at most; 0 runs the whole path with x = 0."""
+
+    optimizer: OptimizerName = Field("plain", description="plain or lbfgs")
+    """``plain``: gradient descent with a constant step, as published. ``lbfgs``: from its second
+    step on, the step that each sample's last ones suggest, and never one that leaves its loss
+    higher, so that x is the best one found; it needs a third of the steps, or fewer, to the same
+    loss."""
+
+    tolerance: Number = Field(0.0, ge=0, lt=1, description="a number from 0 on, below 1")
+    """A sample leaves the loop when two steps one after the other each changed its loss by no more
+    than this share of what it was at x = 0; 0: never, as published."""
 
     keep: Literal["last", "best"] = Field("last", description="last or best")
     """Which iterate of x is used: the last one, as published, or the one of the lowest loss."""
@@ -335,6 +350,8 @@ class ReplayConfig(BaseModel):
         """Settings that have no effect beside the others → the setting that leaves them none."""
         alone = set(type(self).model_fields) - {"method", "seed", "strict"}
         found = dict.fromkeys(alone, f"method={self.method}") if not self.steers else {}
+        if self.optimizer != "plain":
+            found = {"keep": f"optimizer={self.optimizer}"} | found
         if self.method == "inject":
             found |= dict.fromkeys((*_OF_THE_DESCENT, *_HOW_IT_RUNS), "method=inject")
         if self.method == "amortised":

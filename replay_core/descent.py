@@ -1,9 +1,9 @@
 """The loop that minimises the replay loss over x, and how it ended for each sample.
 
-x ← x - α ∂L/∂x, from x = 0, or from what is kept of an earlier x
+x ← x - α ∂L/∂x, from x = 0, or from what is kept of an earlier x; or as another optimiser moves it
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from replay_core.divergence import masked_mean
 from replay_core.model.graphs import Replayed
+from replay_core.optimizers import OPTIMIZERS, Optimizer, Scale
 from replay_core.outcome import Outcome, SampleReplay
 from replay_core.problem import ReplayProblem
 from replay_core.seeds import generators
@@ -20,23 +21,28 @@ from replay_core.seeds import generators
 class Descent:
     """The end of the loop: x (visual tokens, hidden), 0 where a sample is not steered, and for each
     sample its loss at every iterate, the loss at the loop's own choice of x (also where that was
-    then rejected), and its outcome."""
+    then rejected), its outcome, and the steps (samples,) after which it left the loop."""
 
     delta: Tensor
     losses: Tensor
     loss_after: Tensor
     outcomes: tuple[Outcome, ...]
+    steps: Tensor
 
 
 # An accelerator is waited for only where the loop looks whether any sample is left.
 _LOOK_EVERY = 5
 
 
-def descend(problem: ReplayProblem) -> Descent:
-    """Minimise the loss over x by plain gradient descent from 0.
+def descend(
+    problem: ReplayProblem, optimizer: Callable[[Scale], Optimizer] | None = None
+) -> Descent:
+    """Minimise the loss over x from 0, by plain gradient descent or as ``config.optimizer`` says.
 
-    The loss is summed over the batch; outcome and stopping are each sample's own. A sample ends at
-    once when its loss is rounding (``no_drift``) and leaves the loop when it is not finite. Where
+    ``optimizer`` stands in for the one of the settings. The loss is summed over the batch; outcome
+    and stopping are each sample's own. A sample ends at once when its loss is rounding
+    (``no_drift``), and leaves the loop when that is not finite or, with a tolerance, when two steps
+    one after the other each changed it by no more than that share of what it was at x = 0. Where
     an earlier x is kept, the descent begins from it and moves the other tokens only; a sample that
     is not steered is left with it. Outcomes compare with the loss at x = 0, wherever the descent
     begins.
@@ -49,6 +55,10 @@ def descend(problem: ReplayProblem) -> Descent:
     empty = _without_target(problem)
     alive = torch.tensor([outcome is None for outcome in empty], device=features.device)
     history: list[Tensor] = []
+    made = OPTIMIZERS[config.optimizer] if optimizer is None else optimizer
+    moves = made(Scale(owner, weight, config.step_size * rest))
+    steps = torch.full_like(problem.candidates.visual, config.steps)
+    still = converged = torch.zeros_like(alive)
 
     def gradient_at() -> tuple[Tensor, Tensor]:
         """Return each sample's loss at x, and the gradient of their weighted sum: no sample's rows
@@ -69,22 +79,33 @@ def descend(problem: ReplayProblem) -> Descent:
             with torch.no_grad():
                 losses = problem.losses(delta)
         history.append(losses.clone())
-        alive = alive & losses.isfinite()
+        first = history[0] if problem.plain is None else problem.plain
+        if step == 0 or not moves.safeguarded:
+            alive = alive & losses.isfinite()
         if step == 0 and config.boundary == "aligned":
-            first = history[0] if problem.plain is None else problem.plain
             alive = alive & (first > problem.floor)
         better = alive & (history[-1] < best_loss)
         best_loss = torch.where(better, history[-1], best_loss)
         best = torch.where(better[owner, None], delta, best)
+        if config.tolerance > 0 and step > 0:
+            small = (history[-1] - history[-2]).abs() <= config.tolerance * first
+            ends = alive & ~converged & small & still
+            steps = torch.where(ends, step, steps)
+            converged, still = converged | ends, small
+        going = (alive & ~converged)[owner] & ~held
         looks = step % _LOOK_EVERY == 0
-        if step == config.steps or (looks and not (alive[owner] & ~held).any()):
+        if step == config.steps or (looks and not going.any()):
             break
-        alive = alive & (_count(~gradient.isfinite().all(-1), owner, alive) == 0)
-        moved = (alive[owner] & ~held)[:, None]
-        delta -= config.step_size * rest * gradient.masked_fill(~moved, 0)
-    kept = best if config.keep == "best" else delta
+        broken = _count(~gradient.isfinite().all(-1), owner, alive) > 0
+        alive = alive & ~(broken & better if moves.safeguarded else broken)
+        moved = (going & alive[owner])[:, None]
+        tried = moves.step(delta, history[-1], gradient.masked_fill(~moved, 0))
+        delta.copy_(torch.where(moved, tried.to(delta), delta))
+    steps = steps.clamp(max=len(history) - 1)
+    keeps_best = config.keep == "best" or moves.safeguarded
+    kept = best if keeps_best else delta
     curves = torch.stack(history, dim=1).float()
-    after = best_loss.float() if config.keep == "best" else curves[:, -1]
+    after = best_loss.float() if keeps_best else curves.gather(1, steps[:, None])[:, 0]
     outcomes = _named(problem, empty, alive, curves, after, kept)
     steered = [
         outcome is Outcome.APPLIED
@@ -93,7 +114,7 @@ def descend(problem: ReplayProblem) -> Descent:
     ]
     keep = torch.tensor(steered, device=kept.device)[owner, None]
     alone = torch.where(held[:, None], start, 0)
-    return Descent(torch.where(keep, kept, alone), curves, after, tuple(outcomes))
+    return Descent(torch.where(keep, kept, alone), curves, after, tuple(outcomes), steps)
 
 
 def _count(found: Tensor, owner: Tensor, like: Tensor) -> Tensor:
@@ -200,9 +221,9 @@ def describe(problem: ReplayProblem, descent: Descent) -> tuple[SampleReplay, ..
         if outcome in (Outcome.NO_VISUAL_TOKENS, Outcome.EMPTY_MASK):
             described.append(SampleReplay(outcome, n, masked_fraction=masked[sample]))
             continue
-        curve = descent.losses[sample]
-        if outcome is Outcome.NO_DRIFT:
-            curve = curve[:1]  # the sample left the loop there, whatever the batch went on to do
+        # A sample may leave the loop, whatever its batch goes on to do.
+        left = 0 if outcome is Outcome.NO_DRIFT else int(descent.steps[sample])
+        curve = descent.losses[sample, : left + 1]
         described.append(
             SampleReplay(
                 outcome,

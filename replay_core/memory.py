@@ -9,6 +9,7 @@ import torch
 from replay_core.descent import Descent, descend
 from replay_core.faults import out_of_memory
 from replay_core.model.anatomy import Anatomy
+from replay_core.optimizers import state_bytes
 from replay_core.problem import ReplayProblem
 
 # What is free is not all to be had: allocators round up and leave gaps.
@@ -87,7 +88,7 @@ def _worth_recording(problem: ReplayProblem) -> bool:
 
 
 def needed_bytes(problem: ReplayProblem) -> dict[torch.device, int]:
-    """Return the bytes that one step keeps for its backward pass, by device.
+    """Return the bytes that one step keeps for its backward pass and the next step, by device.
 
     One layer is run and its lens read; the others are taken to keep as much.
     """
@@ -95,7 +96,8 @@ def needed_bytes(problem: ReplayProblem) -> dict[torch.device, int]:
     needed = Counter[torch.device]()
     for index in range(problem.depth):
         needed[device_of(problem.call.anatomy, index)] += layer
-    needed[problem.features.flat.device] += problem.lens_bytes()
+    flat = problem.features.flat
+    needed[flat.device] += problem.lens_bytes() + state_bytes(problem.config.optimizer, flat)
     return dict(needed)
 
 

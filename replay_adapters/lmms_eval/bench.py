@@ -184,5 +184,10 @@ def _class_of(model: str) -> Any:
 
 
 # What decides how many of the base's layers are loaded: each arm has its own value in the end, and
-# the method is the arms' own.
-_WHOLE = {"replay_boundary": "aligned", "replay_thresholds": "dynamic", "replay_method": "replay"}
+# the method is the arms' own. Thresholds are not read beside another ``select``.
+_WHOLE = {
+    "replay_method": "replay",
+    "replay_boundary": "aligned",
+    "replay_thresholds": "dynamic",
+    "replay_select": "low",
+}

@@ -103,6 +103,8 @@ TYPED = {
     "step_size": ("40", lambda s: s.config.step_size == 40),
     "step_scaling": ("tokens", lambda s: s.config.step_scaling == "tokens"),
     "steps": ("3", lambda s: s.config.steps == 3),
+    "optimizer": ("lbfgs", lambda s: s.config.optimizer == "lbfgs"),
+    "tolerance": ("0.01", lambda s: s.config.tolerance == 0.01),
     "x": ("random", lambda s: s.config.x == "random"),
     "keep": ("best", lambda s: s.config.keep == "best"),
     "start": ("map.safetensors", lambda s: getattr(s.config.start, "path", "") != ""),

@@ -22,6 +22,8 @@ OTHER_VALUES: dict[str, Any] = {
     "threshold": 0.2,
     "step_size": 40.0,
     "steps": 0,
+    "optimizer": "lbfgs",
+    "tolerance": 0.01,
     "keep": "best",
     "start": Start(path="map.safetensors", digest="0123"),
     "x": "random",
@@ -41,7 +43,7 @@ def test_defaults_are_the_published_ones_but_for_the_reading_and_the_layers() ->
     assert (config.threshold, config.step_size, config.steps, config.top_k) == (0.4, 10, 25, 50)
     assert (config.method, config.select, config.thresholds) == ("replay", "low", "dynamic")
     assert (config.positions, config.maximum, config.keep) == ("visual", "sample", "last")
-    assert config.step_scaling == "published"
+    assert (config.step_scaling, config.optimizer, config.tolerance) == ("published", "plain", 0)
     assert (config.boundary, config.layers) == ("aligned", "auto")
 
 
@@ -75,6 +77,11 @@ def test_the_docstring_names_what_is_published_and_what_is_not() -> None:
         ("thresholds", "fixed", "dynamic, release, or a positive number of nats for each layer"),
         ("thresholds", {}, "dynamic, release, or a positive number of nats for each layer"),
         ("step_scaling", "size", "published or tokens"),
+        ("optimizer", "adam", "plain or lbfgs"),
+        ("tolerance", -0.1, "a number from 0 on, below 1"),
+        ("tolerance", 1, "a number from 0 on, below 1"),
+        ("tolerance", float("nan"), "a number from 0 on, below 1"),
+        ("tolerance", "tight", "a number from 0 on, below 1"),
         ("x", "noise", "optimised or random"),
         ("boundary", "exact", "aligned or reference"),
         ("method", "reply", "replay, amortised, inject, none or base"),
@@ -182,6 +189,14 @@ def test_fingerprint_changes_with_every_field() -> None:
 
 def test_fingerprint_of_equal_settings_is_equal() -> None:
     assert ReplayConfig(step_size=10).fingerprint() == ReplayConfig().fingerprint()
+
+
+def test_an_optimiser_that_takes_the_best_x_does_not_read_which_is_kept() -> None:
+    assert "keep" not in ReplayConfig().unread
+    assert ReplayConfig(optimizer="lbfgs").unread == {"keep": "optimizer=lbfgs"}
+    for method in ("none", "inject"):
+        unread = ReplayConfig(method=method, optimizer="lbfgs", tolerance=0.1).unread
+        assert {unread[name] for name in ("keep", "optimizer", "tolerance")} == {f"method={method}"}
 
 
 def test_a_config_cannot_be_changed() -> None:

@@ -1,5 +1,6 @@
 """The core's README names every file, field and outcome, and its example runs."""
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
@@ -53,3 +54,74 @@ def test_the_example_runs(one: Loaded, tmp_path: Path, monkeypatch: pytest.Monke
     exec(code, names)
     assert names["answers"].new.shape == names["log_probs"].shape
     assert (tmp_path / "targets.safetensors").is_file()
+
+
+STEPS = {
+    "pair": "`{pair}`",
+    "optimiser": "{optimizer}",
+    "median steps": "{median_steps:.0f}",
+    "there within 8": "{share_in_8:.1%}",
+    "within 25": "{share_in_25:.1%}",
+    "left after 8": "{median_left_after_8:.1%}",
+    "after 25": "{median_left_after_25:.2%}",
+}
+ANSWERS = {
+    "pair": "`{pair}`",
+    "arm": "{arm}",
+    "score": "{score:.3f}",
+    "fixed/broken": "{fixed:.0f}/{broken:.0f}",
+    "p": "{p:.2g}",
+    "equal answers": "{equal_answers:.1%}",
+    "mean steps": "{mean_steps:.1f}",
+}
+
+
+def measured(file: str) -> list[dict[str, Any]]:
+    """Return a benchmark's rows, numbers as such."""
+
+    def value(text: str) -> Any:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+    with (ROOT.parent / "tests" / "benchmarks" / "results" / file).open(newline="") as lines:
+        return [{k: value(v) for k, v in row.items()} for row in csv.DictReader(lines)]
+
+
+def told(columns: dict[str, str], rows: list[dict[str, Any]]) -> str:
+    """Return rows as a table of the README; what compares nothing with itself is empty."""
+    lines = [list(columns), ["---"] * len(columns)]
+    for row in rows:
+        itself = row.get("p") == ""
+        lines.append(
+            [
+                "" if itself and k in ("fixed/broken", "p") else v.format(**row)
+                for k, v in columns.items()
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "columns", "n"), [("steps.csv", STEPS, 300), ("steps_answers.csv", ANSWERS, 500)]
+)
+def test_the_steps_are_those_that_were_measured(file: str, columns: dict[str, str], n: int) -> None:
+    rows = measured(file)
+    assert told(columns, rows) in README
+    assert {row["n"] for row in rows} == {n}
+    assert f"{n} items" in README
+
+
+def test_what_is_said_of_the_steps_is_so() -> None:
+    """At most 8 in the median, and at least 97% there in 25; no answers that are worse."""
+    ours = [row for row in measured("steps.csv") if row["optimizer"] == "lbfgs"]
+    assert [row["pair"] for row in ours] == ["demo_drifted", "demo_narrow"]
+    assert all(row["median_steps"] <= 8 and row["share_in_25"] >= 0.97 for row in ours)
+    answers = measured("steps_answers.csv")
+    assert {(row["dtype"], row["device"] != "") for row in answers} == {("float32", True)}
+    arms = [row for row in answers if row["arm"].startswith(("lbfgs", "plain, 8", "plain, 10"))]
+    assert len(arms) == 10
+    assert all(row["p"] > 0.05 for row in arms)
+    other = [1 - row["equal_answers"] for row in arms if row["arm"].startswith("lbfgs")]
+    assert f"{min(other):.0%} to {max(other):.0%} of them read differently" in README

@@ -55,6 +55,8 @@ OTHERS = [
     {"thresholds": {0: 4.0, 1: 4.0, 2: 4.0}},
     {"step_scaling": "tokens", "step_size": 1e-4},
     {"keep": "best"},
+    {"optimizer": "lbfgs"},
+    {"tolerance": 0.5},
     {"x": "random"},
 ]
 

@@ -50,11 +50,14 @@ def _masks(argument: Any) -> bool:
 
 @pytest.mark.parametrize("top_k", [50, "full"])
 @pytest.mark.parametrize("boundary", ["aligned", "reference"])
-def test_a_step_waits_for_nothing(one: Loaded, top_k: Any, boundary: str) -> None:
+@pytest.mark.parametrize("moves", [{}, {"optimizer": "lbfgs", "tolerance": 1e-6}], ids=str)
+def test_a_step_waits_for_nothing(
+    one: Loaded, top_k: Any, boundary: str, moves: dict[str, Any]
+) -> None:
     counted = []
     for steps in (_LOOK_EVERY + 1, 2 * _LOOK_EVERY):  # none of the steps between looks
         with Operations() as operations:
-            run(one, one.batch("two_images"), stable(boundary, steps=steps, top_k=top_k))
+            run(one, one.batch("two_images"), stable(boundary, steps=steps, top_k=top_k, **moves))
         counted.append(operations)
     fewer, more = counted
     assert more.all > fewer.all

@@ -225,6 +225,8 @@ def test_the_settings_of_a_cell_stand_beside_it_and_what_the_run_has_otherwise()
         {"positions": "input"},
         {"keep": "best"},
         {"step_scaling": "tokens"},
+        {"optimizer": "lbfgs"},
+        {"tolerance": 0.01},
         {"thresholds": "release"},
         {"maximum": "image"},
         {"layers": (1, 2, 3)},

@@ -99,6 +99,8 @@ def test_every_core_setting_can_be_given_as_an_option(tmp_path):
         "threshold": 0.2,
         "step_size": 40,
         "steps": 3,
+        "optimizer": "lbfgs",
+        "tolerance": 0.01,
         "keep": "best",
         "start": str(tmp_path / "map"),
         "checkpointing": "on",
