@@ -36,6 +36,11 @@ def gpu_peaks() -> pd.Series:
     return on_gpu("peak_mb") / on_gpu("release_order_peak_mb")
 
 
+def of_lbfgs(column: str) -> pd.Series:
+    rows = results("steps")
+    return rows[rows["optimizer"] == "lbfgs"][column]
+
+
 Figures = Callable[[], pd.Series]
 # What → which figures, with how many digits, and the most, or the least (negative), they may be;
 # None where that is only told beside a target.
@@ -87,6 +92,16 @@ ROWS: dict[str, tuple[Figures, int, float | None]] = {
         lambda: results("store").set_index("store").loc[["full"], "base_forwards"],
         0,
         0,
+    ),
+    "steps to the loss of 25 plain ones, L-BFGS: median over samples": (
+        lambda: of_lbfgs("median_steps"),
+        0,
+        8,
+    ),
+    "steps to the loss of 25 plain ones, L-BFGS: share of samples there within 25": (
+        lambda: of_lbfgs("share_in_25"),
+        3,
+        -0.97,
     ),
     "share of the matmul rate, H100, N = 1,000": (
         lambda: on_gpu("share_of_matmul_rate").loc[[1000]],
@@ -173,7 +188,7 @@ def test_the_release_s_order_is_counted_as_its_closed_form_says() -> None:
     assert results("cpu")["release_over_closed_form"].between(0.98, 1.02).all()
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu", "repeats"])
+@pytest.mark.parametrize("name", ["cpu", "gpu", "repeats", "steps", "steps_answers"])
 def test_rows_name_a_commit(name: str) -> None:
     assert results(name)["commit"].astype(str).str.fullmatch("[0-9a-f]{7,10}").all()
 
