@@ -14,7 +14,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from replay_adapters.settings.places import check_file
 from replay_core import ReplayRecord, UsageError
 from replay_core.digest import content_digest
 from replay_core.jsonl import Line, Sealed, read_sealed
@@ -46,7 +45,8 @@ def known_batches(path: Path) -> dict[str, Line]:
     beside = path.parent.glob(f"{glob.escape(path.name)}.*") if path.parent.is_dir() else ()
     ranks = (other for other in beside if other.name[len(path.name) + 1 :].isdecimal())
     for file in (path, *sorted(ranks)):
-        check_file("replay_journal", file)
+        if file.is_dir():
+            raise UsageError(f"replay_journal: {file} is a folder (allowed: a file)")
         for number, line in read_sealed(file, BatchLine):
             before = known.get(line["key"])
             if before is not None and _lasts(before) and before["answers"] != line["answers"]:

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from replay_adapters.session.records import report, totals
 from replay_adapters.session.session import current
-from replay_adapters.settings.places import check_file, check_folder
+from replay_adapters.settings.places import check_folder
 from replay_adapters.vlmevalkit.partials import plain, read_partial, write_partial
 from replay_adapters.vlmevalkit.planned import Planned
 from replay_adapters.vlmevalkit.turns import TurnLine, Turns
@@ -37,6 +37,8 @@ from replay_core.errors import sentence
 from replay_core.errors import shown as shown_text
 from replay_core.jsonl import Line, Sealed, numbered_lines, read_sealed, replace_text
 from replay_core.record import lasting
+
+_STAMP = "settings.json"
 
 
 def shown(answer: str) -> str:
@@ -84,7 +86,7 @@ class Journal:
             UsageError: the folder's predictions were made with other settings.
         """
         if not _stamped(self.folder, fingerprint):
-            write_json(self.folder / "settings.json", {"fingerprint": fingerprint, **settings})
+            write_json(self.folder / _STAMP, {"fingerprint": fingerprint, **settings})
 
     def add(self, line: Line) -> None:
         """Keep one sample's line; it is on disk when this returns."""
@@ -173,17 +175,17 @@ def check_kept(folder: Path, fingerprint: str) -> None:
     check_folder("--work-dir", place)
     datasets = set()
     for path in sorted(place.iterdir()) if place.is_dir() else ():
+        known = path.suffix in (".part", ".jsonl", ".turns") or path.name == _STAMP
+        if known and path.is_dir():
+            raise UsageError(f"{path} is a folder (allowed: a file); give another --work-dir")
         if path.suffix == ".turns":
-            check_file("--work-dir", path)
             for _ in read_sealed(path, TurnLine):
                 pass
         elif path.suffix in (".part", ".jsonl"):
-            check_file("--work-dir", path)
             stem = path.name.removesuffix(path.suffix)
             datasets.add(stem.rpartition(".")[0] if path.suffix == ".part" else stem)
     for dataset in sorted(datasets):
         Journal(folder, dataset).lines()
-    check_file("--work-dir", place / "settings.json")
     _stamped(place, fingerprint)
 
 
@@ -193,7 +195,7 @@ def _stamped(folder: Path, fingerprint: str) -> bool:
     Raises:
         UsageError: the stamp is another, or none that can be read.
     """
-    stamp = folder / "settings.json"
+    stamp = folder / _STAMP
     if not stamp.is_file():
         return False
     try:
