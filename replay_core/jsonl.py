@@ -41,10 +41,10 @@ class Appending:
         if not self._whole and existed:
             _end_last_line(self.path)
         self._whole = False  # until these are: the disk may be full
-        texts = [self._text(line) for line in lines]
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(text + "\n" for text in texts)
-            file.flush()
+        content = "".join(self._text(line) + "\n" for line in lines).encode()
+        with self.path.open("ab", buffering=0) as file:
+            while content:  # at once, but on a full disk: another process may append, too
+                content = content[file.write(content) :]
             os.fsync(file.fileno())
         self._whole = True
         if not existed:

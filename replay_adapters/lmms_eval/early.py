@@ -43,6 +43,12 @@ def check_evaluation(given: Mapping[str, Any], session: "Session", harness: Any)
         parse_generation(flags.gen_kwargs)
         _tasks(flags, given, harness)
         return
+    if flags.cache_requests is not None:
+        raise UsageError(
+            f"--cache_requests={flags.cache_requests} is not possible with {flags.model}: "
+            "lmms-eval keeps requests in pickles, and reading one runs whatever code is in it "
+            "(allowed: --use_cache and replay_journal, which keep answers)"
+        )
     count_processes_on_the_cpu()
     check_arguments(flags.model, flags.batch_size, flags.gen_kwargs)
     settings = session.resolved.settings(_arguments(flags))

@@ -45,6 +45,8 @@ def known_batches(path: Path) -> dict[str, Line]:
     beside = path.parent.glob(f"{glob.escape(path.name)}.*") if path.parent.is_dir() else ()
     ranks = (other for other in beside if other.name[len(path.name) + 1 :].isdecimal())
     for file in (path, *sorted(ranks)):
+        if file.is_dir():
+            raise UsageError(f"replay_journal: {file} is a folder (allowed: a file)")
         for number, line in read_sealed(file, BatchLine):
             before = known.get(line["key"])
             if before is not None and _lasts(before) and before["answers"] != line["answers"]:
@@ -75,6 +77,7 @@ class BatchJournal:
         self._fingerprint = fingerprint
         self._file = Sealed(own, BatchLine)
         self._known = known_batches(path)
+        self._written: set[str] = set()
 
     def key(self, inputs: Inputs, generation: Mapping[str, Any], seeds: Sequence[int]) -> str:
         """Return what a batch is known by."""
@@ -93,8 +96,10 @@ class BatchJournal:
     def keep(self, key: str, answers: Tensor, records: Sequence[ReplayRecord]) -> None:
         """Write one batch's new tokens (batch, t) and records; they are on disk at the return.
 
-        Nothing is written where an outcome depended on the moment.
+        Nothing is written where an outcome depended on the moment, nor a second time: lmms-eval has
+        processes with fewer documents answer their last one again.
         """
         told = [record.model_dump(mode="json") for record in records]
-        if all(map(lasting, told)):
+        if all(map(lasting, told)) and key not in self._written:
             self._file.add({"key": key, "answers": answers.tolist(), "records": told})
+            self._written.add(key)

@@ -37,6 +37,7 @@ def install() -> None:
     read_parent_prompts()
     separate_cached_answers()
     cache_lasting_answers()
+    build_requests_anew()
     keep_broken_pictures()
     read_each_input_on_its_own()
     write_records()
@@ -267,6 +268,22 @@ def cache_lasting_answers() -> None:
 
     _once(ResponseCache, "_store", while_evaluating(store))
     _once(ResponseCache, "_log_to_audit", while_evaluating(log))
+
+
+def build_requests_anew() -> None:
+    """Read no requests that an earlier run has kept, and keep none.
+
+    Upstream unpickles a task's file of them in each run, also without ``--cache_requests``: reading
+    a pickle runs whatever code is in it. To be dropped when it looks only where it is asked to, and
+    keeps them in another form.
+    """
+    from lmms_eval.api import task
+
+    def nothing(session: Session, original: Any, *given: Any, **more: Any) -> None:
+        return None
+
+    for name in ("load_from_cache", "save_to_cache"):
+        _once(task, name, while_evaluating(nothing))
 
 
 def score_unparsable_hrbench_answers() -> None:

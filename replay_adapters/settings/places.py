@@ -7,8 +7,8 @@ from replay_adapters.settings.resources import expanded, is_file, is_folder
 from replay_core import UsageError
 from replay_core.errors import shown
 
-# What file systems allow, less room for what is put behind a name.
-_LONGEST_NAME = 150
+# What file systems allow; and what of it a model and a set have, whose names become one.
+_LONGEST_PART, _LONGEST_NAME = 255, 100
 
 
 def check_folder(option: str, path: str | Path) -> None:
@@ -32,7 +32,8 @@ def check_file(option: str, path: str | Path) -> None:
 
 
 def _check_writable(option: str, path: str | Path, folder: Path) -> None:
-    """Look at the nearest folder that is there."""
+    """Look at the nearest folder that is there, and at the parts of the name."""
+    _check_parts(option, path)
     folder = folder.absolute()
     nearest = next((one for one in (folder, *folder.parents) if os.path.lexists(one)), folder)
     if not is_folder(nearest):
@@ -41,14 +42,26 @@ def _check_writable(option: str, path: str | Path, folder: Path) -> None:
         raise UsageError(f"{option}={shown(path)} cannot be written: {shown(nearest)} is read-only")
 
 
+def _check_parts(option: str, path: str | Path) -> None:
+    try:
+        parts = [os.fsencode(part) for part in expanded(path).parts]
+    except UnicodeEncodeError:
+        parts = [b"\0"]
+    if any(len(part) > _LONGEST_PART or b"\0" in part for part in parts):
+        raise UsageError(
+            f"{option}={shown(path)} cannot be made (allowed: at most {_LONGEST_PART} bytes "
+            "between slashes, of characters that a file's name can hold)"
+        )
+
+
 def check_name(what: str, name: str) -> None:
     """Raise UsageError where a name, from a file or a command line, would lead out of a folder.
 
     It becomes the name of a folder or file of results; ``what`` says where it stands.
     """
-    parts = {"/", "\\", "\0"} & set(name)
-    if parts or name in ("", ".", "..") or len(name.encode(errors="replace")) > _LONGEST_NAME:
+    fits = name.isprintable() and len(name.encode()) <= _LONGEST_NAME
+    if not fits or {"/", "\\"} & set(name) or name.strip() in ("", ".", ".."):
         raise UsageError(
             f"{what} {shown(name)}, which cannot be that of a folder (allowed: at most "
-            f"{_LONGEST_NAME} bytes, without / and \\)"
+            f"{_LONGEST_NAME} bytes of printable characters, without / and \\)"
         )

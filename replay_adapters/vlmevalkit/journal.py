@@ -19,21 +19,26 @@ sample; and to ``….turns``, so that it loses no finished turn of one that is n
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from replay_adapters.session.records import report, totals
 from replay_adapters.session.session import current
+from replay_adapters.settings.places import check_folder
 from replay_adapters.vlmevalkit.partials import plain, read_partial, write_partial
 from replay_adapters.vlmevalkit.planned import Planned
 from replay_adapters.vlmevalkit.turns import TurnLine, Turns
 from replay_core import UsageError
-from replay_core.jsonl import Line, Sealed, read_lines, read_sealed, replace_text
+from replay_core.errors import sentence
+from replay_core.errors import shown as shown_text
+from replay_core.jsonl import Line, Sealed, numbered_lines, read_sealed, replace_text
 from replay_core.record import lasting
+
+_STAMP = "settings.json"
 
 
 def shown(answer: str) -> str:
@@ -55,6 +60,12 @@ class SampleLine(BaseModel):
     replay: list[dict[str, Any]]
 
 
+class FinishedLine(SampleLine):
+    """What a finished dataset's file has of one sample."""
+
+    scores: list[float] | None = None
+
+
 class Journal:
     """One model's answers on one dataset, over all processes and restarts."""
 
@@ -74,22 +85,8 @@ class Journal:
         Raises:
             UsageError: the folder's predictions were made with other settings.
         """
-        stamp = self.folder / "settings.json"
-        if stamp.is_file():
-            try:
-                found = json.loads(stamp.read_text(encoding="utf-8"))["fingerprint"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise UsageError(
-                    f"{stamp} does not say with which settings its folder's predictions were made "
-                    f"({type(error).__name__}: {error}); give another --work-dir"
-                ) from error
-            if found != fingerprint:
-                raise UsageError(
-                    f"{self.folder.parent} holds predictions made with settings {found}, and this "
-                    f"run has {fingerprint}; give another --work-dir or model name"
-                )
-            return
-        write_json(stamp, {"fingerprint": fingerprint, **settings})
+        if not _stamped(self.folder, fingerprint):
+            write_json(self.folder / _STAMP, {"fingerprint": fingerprint, **settings})
 
     def add(self, line: Line) -> None:
         """Keep one sample's line; it is on disk when this returns."""
@@ -124,13 +121,21 @@ class Journal:
         return lines
 
     def _known(self) -> dict[Any, Line]:
-        try:
-            finished = {line["index"]: line for line in read_lines(self.file)}
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"{self.file} is no file of samples ({error}); move it away"
-            ) from error
+        finished = {line["index"]: line for line in self._finished()}
         return finished | dict(self._appended()) | self.begun()
+
+    def _finished(self) -> Iterator[Line]:
+        for number, text in numbered_lines(self.file):
+            try:
+                line = json.loads(text)
+                FinishedLine.model_validate(line)
+            except (ValueError, RecursionError) as error:
+                invalid = isinstance(error, ValidationError)
+                why = sentence(error, FinishedLine) if invalid else f"it is not JSON: {error}"
+                raise UsageError(
+                    f"{self.file}, line {number}: {why}; move the file away"
+                ) from error
+            yield line
 
     def finish(self, order: Iterable[Any]) -> list[Line]:
         """Put the parts of all processes into the dataset's file; return its lines.
@@ -159,16 +164,53 @@ class Journal:
         )
 
 
-def check_kept(folder: Path) -> None:
+def check_kept(folder: Path, fingerprint: str) -> None:
     """Read what earlier runs of a model have left in its ``folder``, of all datasets.
 
     Raises:
-        UsageError: a line is not as it was written; told by file and number.
+        UsageError: a line is not as it was written (told by file and number), or was written with
+            other settings, or nothing can be written there.
     """
-    for pattern, form in (("*.part", SampleLine), ("*.turns", TurnLine)):
-        for path in sorted(folder.rglob(f"replay/{pattern}")):
-            for _ in read_sealed(path, form):
+    place = folder / "replay"
+    check_folder("--work-dir", place)
+    datasets = set()
+    for path in sorted(place.iterdir()) if place.is_dir() else ():
+        known = path.suffix in (".part", ".jsonl", ".turns") or path.name == _STAMP
+        if known and path.is_dir():
+            raise UsageError(f"{path} is a folder (allowed: a file); give another --work-dir")
+        if path.suffix == ".turns":
+            for _ in read_sealed(path, TurnLine):
                 pass
+        elif path.suffix in (".part", ".jsonl"):
+            stem = path.name.removesuffix(path.suffix)
+            datasets.add(stem.rpartition(".")[0] if path.suffix == ".part" else stem)
+    for dataset in sorted(datasets):
+        Journal(folder, dataset).lines()
+    _stamped(place, fingerprint)
+
+
+def _stamped(folder: Path, fingerprint: str) -> bool:
+    """Return whether a ``replay/`` folder is stamped, with these settings.
+
+    Raises:
+        UsageError: the stamp is another, or none that can be read.
+    """
+    stamp = folder / _STAMP
+    if not stamp.is_file():
+        return False
+    try:
+        found = json.loads(stamp.read_text(encoding="utf-8"))["fingerprint"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(
+            f"{stamp} does not say with which settings its folder's predictions were made "
+            f"({type(error).__name__}: {error}); give another --work-dir"
+        ) from error
+    if found != fingerprint:
+        raise UsageError(
+            f"{folder.parent} holds predictions made with settings {shown_text(found)}, and this "
+            f"run has {fingerprint}; give another --work-dir or model name"
+        )
+    return True
 
 
 def note_sample(row: Any) -> None:

@@ -8,6 +8,7 @@ a fault (out of memory, an exception); the last line tells which.
 """
 
 import argparse
+import hashlib
 import os
 import sys
 import time
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from replay_adapters.console import FAILED, check_transformers, refuse
 from replay_adapters.settings.help import asks_for_help, listed, print_help
-from replay_adapters.settings.places import check_folder
+from replay_adapters.settings.places import check_folder, check_name
 from replay_adapters.settings.run_options import PREFIX
 from replay_adapters.vlmevalkit import register
 from replay_adapters.vlmevalkit.arguments import CLASSES, NOT_IN_REPLAY, parse_options, shared
@@ -50,6 +51,8 @@ temperature …). In a run file (--config) they stand beside "class" as they are
 pair's preset wins over the defaults listed here, and what is given wins over both;
 `activation-replay pairs` lists the pairs.
 """
+# Of the name of a changed run file: of about ten models.
+_LONGEST_ENDINGS = 90
 OUR_FLAGS = ("--replay", "--samples", "--vlmevalkit", "--help")
 
 
@@ -171,6 +174,8 @@ def _with_models(run: Run, asked: argparse.Namespace) -> Run:
         )
     stock = stock_models(run.checkout)
     run.datasets = list(asked.data)
+    for dataset in run.datasets:
+        check_name("--data has the name", dataset)
     if run.answers:
         check_sets(run.datasets)
     named = {name: arguments_of(name, stock) for name in asked.model}
@@ -196,6 +201,8 @@ def _with_config(run: Run, path: Path) -> Run:
     run.datasets = list(config["data"])
     run.labels = {name: str(e.get("dataset", name)) for name, e in config["data"].items()}
     run.entries = config["data"]
+    for label in run.labels.values():
+        check_name(f"--config {shown(path)} has the data set", label)
     if run.answers:
         check_sets(run.labels.values())
     stock, classes = stock_models(run.checkout), stock_classes(run.checkout)
@@ -225,6 +232,8 @@ def _with_config(run: Run, path: Path) -> Run:
         from replay_adapters.vlmevalkit.journal import write_json
 
         endings = "-".join(full.rpartition("-")[2] for full in run.ours)
+        if len(endings) > _LONGEST_ENDINGS:
+            endings = hashlib.sha256(endings.encode()).hexdigest()[:16]
         path = run.work_dir / f"{path.stem}-{endings}.json"
         write_json(path, {**config, "model": changed})
     run.argv += ["--config", str(path)]
@@ -255,7 +264,7 @@ def _take(
     planned = plan(arguments, class_name)
     planned.settings.check_tasks(run.datasets)
     full = f"{name}-{planned.fingerprint[:8]}"
-    check_kept(run.work_dir / full)
+    check_kept(run.work_dir / full, planned.fingerprint)
     run.models.append(full)
     run.ours[full] = planned
     return planned

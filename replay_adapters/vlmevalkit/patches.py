@@ -23,6 +23,7 @@ from replay_adapters.vlmevalkit.answering import answer_ahead
 from replay_adapters.vlmevalkit.inputs import built
 from replay_adapters.vlmevalkit.journal import Journal, ask_again, finish, note_sample, take_over
 from replay_adapters.vlmevalkit.partials import keep_partial_answers_without_pickle
+from replay_adapters.vlmevalkit.pickles import take_plain_values_from_pickles
 from replay_adapters.vlmevalkit.planned import Build, Planned
 from replay_adapters.vlmevalkit.rows import remember_rows, rows_of
 from replay_adapters.vlmevalkit.scoring import score_every_sample
@@ -37,6 +38,7 @@ def install() -> None:
     join_records_with_samples()
     resume_by_sample()
     keep_partial_answers_without_pickle()
+    take_plain_values_from_pickles()
     video_sets_by_name()
     sets_of_run_files_keep_their_name()
     processes_without_cuda()

@@ -83,6 +83,30 @@ def test_a_line_that_did_not_fit_on_the_disk_does_not_spoil_the_next(tmp_path):
     assert read_lines(path) == [{"a": 1}, {"a": 3}]
 
 
+WRITING = """
+import sys
+from pathlib import Path
+from replay_core.jsonl import Appending
+
+file = Appending(Path(sys.argv[1]))
+for number in range(100):
+    file.add({"by": sys.argv[2], "n": number, "text": sys.argv[2] * 30_000})
+"""
+
+
+def test_two_processes_that_append_to_one_file_do_not_mix_their_lines(tmp_path):
+    path = tmp_path / "a.jsonl"
+    Appending(path).add({"by": "first"})
+    words = [sys.executable, "-c", WRITING, str(path)]
+    writers = [subprocess.Popen([*words, name], env=os.environ) for name in "ab"]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    lines = read_lines(path)[1:]
+    assert sorted((line["by"], line["n"]) for line in lines) == [
+        (name, number) for name in "ab" for number in range(100)
+    ]
+    assert all(line["text"] == line["by"] * 30_000 for line in lines)
+
+
 def lmms_eval_files(folder: Path, answers: list[str]) -> Path:
     """Write what lmms-eval leaves of a run, whose samples file holds any character unescaped."""
     results = {"configs": {"t": {"metric_list": [{"metric": "score"}]}}}

@@ -312,6 +312,8 @@ FLAGS: list[Case] = [
     ("--verbosity LOUD", "--verbosity=LOUD is not allowed (allowed: TRACE, DEBUG"),
     ("--timezone Mars/Olympus", "--timezone=Mars/Olympus is not allowed"),
     ("--cache_requests perhaps", "argument --cache_requests: invalid choice: 'perhaps'"),
+    ("--cache_requests true", "--cache_requests=true is not possible with qwen2_vl_replay"),
+    ("--cache_requests refresh", "keeps requests in pickles, and reading one runs whatever code"),
     ("--agentic_trace_mode loud", "argument --agentic_trace_mode: invalid choice: 'loud'"),
     ("--reasoning_tags junk", "--reasoning_tags=junk is not allowed (allowed: none, or pairs"),
     ("--reasoning_tags '[\"a\"]'", '--reasoning_tags=["a"] is not allowed'),

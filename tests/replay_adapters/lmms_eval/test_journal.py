@@ -199,6 +199,22 @@ def test_where_memory_ran_out_neither_journal_nor_cache_keeps_the_answer(
             assert again.answers[document] == first.answers[document]
 
 
+def test_a_batch_that_is_answered_twice_in_a_run_is_kept_once(tmp_path):
+    """The second answer may be another on a GPU, at which the next start would stumble."""
+    journal = BatchJournal(tmp_path / "j", "f", rank=1)
+    for answers in ([[7], [8]], [[7], [9]]):
+        key = journal.key(INPUTS, GENERATION, [0, 1])
+        journal.keep(key, torch.tensor(answers), [RECORD, RECORD])
+    output, _ = BatchJournal(tmp_path / "j", "f").find(key, INPUTS["input_ids"])
+    assert output[:, 2:].tolist() == [[7], [8]]
+
+
+def test_a_folder_in_the_place_of_another_processes_file_is_told(tmp_path):
+    (tmp_path / "j.1").mkdir()
+    with pytest.raises(UsageError, match=r"j.1 is a folder \(allowed: a file\)"):
+        BatchJournal(tmp_path / "j", "f")
+
+
 def test_processes_have_files_of_their_own(tmp_path):
     BatchJournal(tmp_path / "j", "f", rank=1).keep("k", torch.tensor([[1]]), [RECORD])
     assert [path.name for path in tmp_path.iterdir()] == ["j.1"]

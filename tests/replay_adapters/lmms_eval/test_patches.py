@@ -2,10 +2,12 @@
 
 import inspect
 import os
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from pathlib import Path
 
 import pytest
 from lmms_eval import evaluator, utils
@@ -254,3 +256,33 @@ def test_every_scorer_of_the_papers_suites_imports_and_tells_right_from_wrong(tm
         check=False,
     )
     assert "all scorers ran" in ended.stdout, ended.stderr[-2000:]
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def test_requests_that_an_earlier_run_has_kept_are_not_unpickled(tmp_path, monkeypatch):
+    """Upstream does it in each run, also where nobody asked for it."""
+    from lmms_eval.api import task
+    from lmms_eval.caching import cache
+
+    source = inspect.getsource(inspect.unwrap(task.Task.build_all_requests))
+    assert "cached_instances = load_from_cache(file_name=cache_key)" in source
+    monkeypatch.setattr(cache, "PATH", str(tmp_path))
+    patches.install()
+    kept = tmp_path / f"requests{cache.FILE_SUFFIX}"
+    kept.write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
+    with opened() as session:
+        session.model = Replaying()
+        assert task.load_from_cache(file_name="requests") is None
+        task.save_to_cache(file_name="more", obj=[])
+    assert list(tmp_path.iterdir()) == [kept]
+    task.load_from_cache(file_name="requests")  # for another model, upstream does as ever
+    assert (tmp_path / "ran").exists()

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from replay_adapters.vlmevalkit.journal import read_lines
+from replay_core.jsonl import read_lines
 from tests.support.vlmeval_sets import make_clips, make_pictures
 
 REPLAY = {"replay_layers": 3, "replay_threshold": 0.7, "replay_step_size": 3}

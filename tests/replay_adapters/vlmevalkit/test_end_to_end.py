@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from replay_adapters.vlmevalkit.journal import read_lines
+from replay_core.jsonl import read_lines
 from tests.replay_adapters.vlmevalkit.conftest import (
     CLIPS,
     PICTURES,

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from replay_adapters.vlmevalkit.journal import Journal, plain, read_lines
+from replay_adapters.vlmevalkit.journal import Journal, plain
 from replay_core import UsageError
+from replay_core.jsonl import read_lines
 
 
 def line(index, text="x"):

@@ -13,11 +13,11 @@ from replay_adapters.vlmevalkit.journal import (
     Journal,
     ask_again,
     check_kept,
-    read_lines,
     take_over,
 )
 from replay_adapters.vlmevalkit.partials import read_partial, write_partial
 from replay_core import UsageError
+from replay_core.jsonl import read_lines
 from replay_core.model.call import DecoderCall
 from tests.replay_adapters.vlmevalkit.conftest import REPLAY
 
@@ -78,10 +78,10 @@ def test_two_lasting_answers_to_a_sample_are_told(tmp_path):
 def test_an_edited_line_is_told_before_anything_is_loaded(tmp_path):
     Journal(tmp_path / "mine", "set").add(line(1, text="4"))
     part = tmp_path / "mine" / "replay" / "set.0of1.part"
-    check_kept(tmp_path)
+    check_kept(tmp_path / "mine", "f")
     part.write_text(part.read_text().replace('"4"', '"5"'))
     with pytest.raises(UsageError, match=r"set.0of1.part, line 1 is not as it was written"):
-        check_kept(tmp_path)
+        check_kept(tmp_path / "mine", "f")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', '{"fingerprint"'])
