@@ -100,6 +100,8 @@ def _settings_of_x(pair: Pair, config: ReplayConfig, seeds: Sequence[int]) -> Ma
     drawn = config.x == "random" or config.select in _RANDOM
     return {
         "policy": [pair.policy_revision, pair.policy.manner],
-        "config": config.model_dump(mode="json", exclude={"seed", "strict", "checkpointing"}),
+        "config": config.model_dump(
+            mode="json", exclude={"seed", "strict", "checkpointing", "cuda_graphs"}
+        ),
         "seeds": list(seeds) if drawn else None,
     }

@@ -61,7 +61,10 @@ OPTIONS: list[Case] = [
     ("replay_strict=yes", "replay_strict=yes is not allowed"),
     ("replay_strict=1", "replay_strict=1 is not allowed"),
     # words of the method
-    ("replay_method=reply", "replay_method=reply is not allowed (allowed: replay, amortised, inject"),
+    (
+        "replay_method=reply",
+        "replay_method=reply is not allowed (allowed: replay, amortised, inject",
+    ),
     ("replay_method=Replay", "replay_method=Replay is not allowed"),
     ("replay_method=true", "replay_method=true is not allowed"),
     ("replay_select=lowest", "replay_select=lowest is not allowed"),
