@@ -61,8 +61,12 @@ def answer(
     defaults = steered.answering.generation_config
     sampled = generation.get("do_sample", defaults.do_sample)
     started = time.perf_counter()
-    with SeededRows(seeds) if sampled else nullcontext():
-        ids: Tensor = steered.decode(inputs, result, **generation)
+    ids: Tensor
+    if steered.decoder is not None:
+        ids = steered.decode(inputs, result, seeds=seeds, **generation)
+    else:
+        with SeededRows(seeds) if sampled else nullcontext():
+            ids = steered.decode(inputs, result, **generation)
     seconds = time.perf_counter() - started
     prompt = inputs["input_ids"].shape[1]
     ends = generation.get("eos_token_id", defaults.eos_token_id)
@@ -115,6 +119,7 @@ def records_of(
             **memory,
             error=result.error,
             stored=result.stored,
+            decoder=steered.decoder_name,
             **fields,
         )
         for sample, fields in zip(samples, answers, strict=True)

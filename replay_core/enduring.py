@@ -163,6 +163,7 @@ class Enduring:
                 seed=seed,
                 batch_size=len(seeds),
                 new_tokens=0,
+                decoder=self._steered.decoder_name,
             )
             for seed in seeds_of_copies(seeds, copies)
         )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from replay_core.errors import UsageError
 from replay_core.outcome import Outcome
 
 # Where memory runs out, torch raises a class of its own for its own allocators on accelerators
@@ -15,6 +16,10 @@ _OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
+
+
+class RunOver(UsageError):
+    """No sample of this run can be answered as it was asked for, whatever the sample."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ def ends_the_run(error: BaseException) -> bool:
 
     Any other error of an accelerator than a full memory leaves its context unusable.
     """
+    if isinstance(error, RunOver):
+        return True
     lost = getattr(torch, "AcceleratorError", None)
     return lost is not None and isinstance(error, lost) and not out_of_memory(error)
 

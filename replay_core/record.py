@@ -91,6 +91,8 @@ class ReplayRecord(BaseModel):
     """Whether the loop's layers ran again for the gradient, since that would not fit."""
     stored: str | None = None
     """What a store gave, so that no time was spent on it: ``x``, or the base's ``targets``."""
+    decoder: str = "transformers"
+    """What wrote the answer: ``transformers``, or ``vllm`` with its version."""
     batch_size: int = 1
     finish_reason: str | None = None
     """``stop`` or ``length``; ``length`` means that the answer was cut."""

@@ -11,6 +11,7 @@ from replay_core.amortised import start_of
 from replay_core.base_side import BaseSide
 from replay_core.candidates import Window
 from replay_core.config import ReplayConfig
+from replay_core.decoding.vllm import VllmDecoder
 from replay_core.descent import describe, randomised
 from replay_core.digest import token_digest
 from replay_core.errors import UsageError
@@ -52,19 +53,31 @@ class Steered:
 
     Prompts may be padded on either side; right padding is turned into left padding, so that
     answers begin behind the prompt in every row. Both models are left as they are found. The pair's
-    store, if it has one, spares what was computed before: the base's pass, or x.
+    store, if it has one, spares what was computed before: the base's pass, or x. ``decoder``
+    writes the answers, where not the model's own ``generate``.
 
     Raises:
         UsageError: a layer is asked for that the models do not have, or that the base has lost, or
-            a pair with a store was not loaded from checkpoints, or ``start`` is another pair's.
+            a pair with a store was not loaded from checkpoints, or ``start`` is another pair's, or
+            ``inject`` is to be decoded with vLLM.
     """
 
-    def __init__(self, pair: Pair, config: ReplayConfig | None = None) -> None:
-        self.pair = pair
+    def __init__(
+        self,
+        pair: Pair,
+        config: ReplayConfig | None = None,
+        decoder: VllmDecoder | None = None,
+    ) -> None:
+        self.pair, self.decoder = pair, decoder
         self.config = ReplayConfig() if config is None else config
         self.layers = self.config.layer_indices(
             pair.policy.model.config.get_text_config().num_hidden_layers
         )
+        if decoder is not None and self.config.method == "inject":
+            raise UsageError(
+                "method=inject overwrites activations inside the policy, which vLLM has no door "
+                "for; take decode=transformers"
+            )
         self._base_side = BaseSide(pair, self.config, self.layers)
         held, whole = pair.base.depth, pair.policy.depth
         needed = whole if self.config.method == "base" else max(self.layers) + 1
@@ -263,11 +276,29 @@ class Steered:
         rows = zip(inputs["input_ids"], attention_mask_of(inputs).bool(), strict=True)
         return [stable_seed(self.config.seed, token_digest(row[kept])) for row, kept in rows]
 
-    def decode(self, inputs: Inputs, result: ReplayResult, **generation: Any) -> Any:
+    @property
+    def decoder_name(self) -> str:
+        """Who writes the answers, with its version where that is not in every record."""
+        return "transformers" if self.decoder is None else self.decoder.name
+
+    def decode(
+        self,
+        inputs: Inputs,
+        result: ReplayResult,
+        *,
+        seeds: Sequence[int] | None = None,
+        **generation: Any,
+    ) -> Any:
         """Return what the policy's own ``generate`` returns for the prompts with x in place.
 
-        ``generation`` is passed on: greedy, sampled, beams, ``num_return_sequences`` …
+        ``generation`` is passed on: greedy, sampled, beams, ``num_return_sequences`` … With a
+        ``decoder`` it is what that one does, whose sampled answers are drawn with ``seeds``, one
+        for each prompt.
         """
+        if self.decoder is not None:
+            prompts = left_padded(inputs) if self.config.steers else inputs
+            seeds = self.seeds(inputs) if seeds is None else seeds
+            return self.decoder.decode(self.answering, prompts, result, generation, seeds)
         # One model left alone answers what it is given, padded as it is.
         prompts = left_padded(inputs) if self.config.steers else inputs
         arguments = self._arguments(prompts, result)

@@ -37,7 +37,7 @@ def rows_of(model: PreTrainedModel, inputs: Inputs) -> list[dict[str, Tensor]] |
             continue
         if inputs.get(grid) is None or modality not in masks:
             return None
-        owners = _owners(inputs[grid], masks[modality].sum(1).tolist(), _merged(model))
+        owners = owners_of(inputs[grid], masks[modality].sum(1).tolist(), patches_per_token(model))
         if owners is None:
             return None
         patches = torch.tensor(owners).repeat_interleave(inputs[grid].prod(-1).cpu())
@@ -51,13 +51,13 @@ def rows_of(model: PreTrainedModel, inputs: Inputs) -> list[dict[str, Tensor]] |
     return rows
 
 
-def _merged(model: PreTrainedModel) -> int:
+def patches_per_token(model: PreTrainedModel) -> int:
     """Return how many patches make one visual token."""
     side: int = getattr(getattr(model.config, "vision_config", None), "spatial_merge_size", 1)
     return side**2
 
 
-def _owners(grids: Tensor, wanted: Sequence[int], merged: int) -> list[int] | None:
+def owners_of(grids: Tensor, wanted: Sequence[int], merged: int) -> list[int] | None:
     """Return whose each picture is; None where prompts do not hold whole pictures.
 
     ``wanted`` are the prompts' numbers of placeholder tokens; pictures stand in their order.

@@ -62,14 +62,14 @@ class Family:
 
 
 def _text(size: TinySize, ids: Mapping[str, int], **more: Any) -> dict[str, Any]:
-    heads = size.hidden_size // HEAD_DIM
+    heads = size.hidden_size // size.head_dim
     return {
         "hidden_size": size.hidden_size,
         "intermediate_size": size.intermediate_size,
         "num_hidden_layers": size.num_hidden_layers,
         "num_attention_heads": heads,
         "num_key_value_heads": heads // 2,
-        "head_dim": HEAD_DIM,
+        "head_dim": size.head_dim,
         "vocab_size": size.vocab_size,
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-6,
@@ -109,6 +109,8 @@ def _qwen3_vl_processor(tokenizer: Qwen2Tokenizer, template: str) -> ProcessorMi
 
 
 def _qwen3_vl_config(size: TinySize, ids: Mapping[str, int]) -> PretrainedConfig:
+    section = [part * size.head_dim // HEAD_DIM for part in (2, 3, 3)]
+    rope = {**_mrope(mrope_interleaved=True), "mrope_section": section}
     vision = {
         "depth": size.vision_depth + 1,
         "hidden_size": size.vision_hidden_size,
@@ -120,7 +122,7 @@ def _qwen3_vl_config(size: TinySize, ids: Mapping[str, int]) -> PretrainedConfig
         "deepstack_visual_indexes": [0, 1],
     }
     return Qwen3VLConfig(
-        text_config=_text(size, ids, rope_parameters=_mrope(mrope_interleaved=True)),
+        text_config=_text(size, ids, rope_parameters=rope),
         vision_config=vision,
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],

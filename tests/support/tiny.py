@@ -50,8 +50,7 @@ EVERY_FAMILY = (*FAMILIES, *families.FAMILIES)
 
 # Side of one visual token in pixels: 14-pixel patches, merged two by two.
 VISUAL_TOKEN_PIXELS = 28
-_HEAD_DIM = 16
-_MROPE_SECTION = [2, 3, 3]  # sums to head_dim / 2
+_MROPE_SECTION = (2, 3, 3)  # of a head of 16; sums to head_dim / 2
 _UNUSED_ROWS = 5  # as in the real checkpoints, the head has rows that no token owns
 _CHAT_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 _SPECIAL_TOKENS = [
@@ -104,7 +103,8 @@ class TinySize:
     """What may be overridden in a tiny checkpoint; the defaults give about 0.3 M parameters.
 
     ``hidden_size`` must be a multiple of 32 (heads of 16, two query heads per key-value head),
-    ``vocab_size`` at least 288 (256 bytes, the added tokens, a few merges, the unused rows).
+    ``vocab_size`` at least 288 (256 bytes, the added tokens, a few merges, the unused rows). vLLM's
+    kernels for the CPU want a ``head_dim`` of 32 or more.
     """
 
     hidden_size: int = 64
@@ -113,10 +113,13 @@ class TinySize:
     vocab_size: int = 384
     vision_hidden_size: int = 32
     vision_depth: int = 2
+    head_dim: int = families.HEAD_DIM
 
     def __post_init__(self) -> None:
-        if self.hidden_size % (2 * _HEAD_DIM):
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of 32")
+        if self.hidden_size % (2 * self.head_dim):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of {2 * self.head_dim}"
+            )
         if self.vocab_size < 288:
             raise ValueError(f"vocab_size {self.vocab_size} is below 288")
         if self.vision_hidden_size % 8:
@@ -451,7 +454,7 @@ def _qwen_config(
     family: str, size: TinySize, tokenizer: Qwen2Tokenizer
 ) -> tuple[PretrainedConfig, dict[str, int]]:
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in _SPECIAL_TOKENS}
-    heads = size.hidden_size // _HEAD_DIM
+    heads = size.hidden_size // size.head_dim
     text = {
         "hidden_size": size.hidden_size,
         "intermediate_size": size.intermediate_size,
@@ -464,7 +467,7 @@ def _qwen_config(
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": 10_000.0,
-            "mrope_section": _MROPE_SECTION,
+            "mrope_section": [part * size.head_dim // 16 for part in _MROPE_SECTION],
         },
         "bos_token_id": ids["<|endoftext|>"],
         "eos_token_id": ids["<|im_end|>"],
