@@ -40,12 +40,17 @@ def key_of(request: Any) -> Key:
     return request.task_name, request.doc_id
 
 
-def in_groups(requests: Sequence[Any], batch_size: int, *, chat: bool) -> list[list[int]]:
+def in_groups(
+    requests: Sequence[Any], batch_size: int, *, chat: bool, apart: bool = False
+) -> list[list[int]]:
     """Return which requests, by index, to hand to the harness's class at once, in order.
 
     All of them where none is repeated: the class then makes its own batches. Else ``batch_size``
     documents with equal generation settings, once per repeat and one repeat right after the other:
     the class makes the same batch each time, whose x is remembered.
+
+    ``apart``: each group is one batch, also where nothing is repeated, so that several can be
+    answered at once.
 
     A simple class is given one task after the other: it looks up all documents of a batch, and
     their pictures and clips, in the task of the first, so that questions of another task would be
@@ -54,7 +59,7 @@ def in_groups(requests: Sequence[Any], batch_size: int, *, chat: bool) -> list[l
     repeats: defaultdict[Key, list[int]] = defaultdict(list)
     for index, request in enumerate(requests):
         repeats[key_of(request)].append(index)
-    if all(len(indices) == 1 for indices in repeats.values()):
+    if not apart and all(len(indices) == 1 for indices in repeats.values()):
         tasks: defaultdict[str, list[int]] = defaultdict(list)
         for index, request in enumerate(requests):
             tasks["" if chat else request.task_name].append(index)

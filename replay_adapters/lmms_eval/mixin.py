@@ -21,8 +21,10 @@ from replay_adapters.lmms_eval.escaping import brought_back, escaping
 from replay_adapters.lmms_eval.finals import Finals
 from replay_adapters.lmms_eval.journal import BatchJournal
 from replay_adapters.lmms_eval.rounds import converse, one_by_one
+from replay_adapters.lmms_eval.turns import answers_of
 from replay_adapters.lmms_eval.unreadable import guarded
 from replay_adapters.session import standin
+from replay_adapters.session.decoders import decoder_of
 from replay_adapters.session.session import Replaying, Session, current, joined
 from replay_adapters.settings.processors import processor_of
 from replay_adapters.settings.protocol import edited_request
@@ -65,7 +67,9 @@ class ReplayMixin(Replaying):
         self.provenance = standin.provenance_of(self.pair, self.settings)
         path, rank = self.settings.journal, PartialState().process_index
         journal = BatchJournal(path, self.fingerprint(), rank) if path else None
-        self.answerer: Any = Answerer(Steered(self.pair, self.settings.config), journal)
+        self.decoder: Any = decoder_of(self.settings, self.pair)
+        steered = Steered(self.pair, self.settings.config, self.decoder)
+        self.answerer: Any = Answerer(steered, journal)
         self.answerer.reuse = self.settings.turns == "reuse"
         policy, source = self.pair.policy.model, processor_of(self.settings).source
         alone = processes.constructors_without_cuda(type(self))
@@ -94,15 +98,12 @@ class ReplayMixin(Replaying):
 
     def answered(self, asked: list[Any]) -> list[Any]:
         """Answer in the harness's own batches and order, and keep every answer's record."""
-        answers: list[Any] = [None] * len(asked)
+        ask, decoder = super().generate_until, self.decoder  # type: ignore[misc]
         with joined(self) as session:
-            groups = in_groups(asked, int(self.batch_size), chat=not self.is_simple)
+            apart = {"chat": not self.is_simple, "apart": decoder is not None}
+            groups = in_groups(asked, int(self.batch_size), **apart)
             with self.watching(session, Rows(session.looked_up, asked), again=len(groups) > 1):
-                for group in groups:
-                    given = super().generate_until([asked[index] for index in group])  # type: ignore[misc]
-                    for index, answer in zip(group, given, strict=True):
-                        answers[index] = answer
-        return answers
+                return answers_of(session, decoder, ask, asked, groups)
 
     def _asked(self, session: Session, request: Any) -> Any:
         """Return a request as the pair's protocol wants it, whose inputs are checked."""
@@ -146,6 +147,6 @@ class ReplayMixin(Replaying):
         return self.settings.fingerprint(type(self).__name__, versions, revisions=known)
 
     def clean(self) -> None:
-        """Let go of both models, which the harness wants gone before it scores."""
-        self._replaying = self.answerer = self.pair = None
+        """Let go of all models, which the harness wants gone before it scores."""
+        self._replaying = self.answerer = self.pair = self.decoder = None
         super().clean()  # type: ignore[misc]

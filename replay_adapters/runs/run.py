@@ -23,6 +23,8 @@ _NEUTRAL = (
     *("batch_size", "device", "device_map", "attn_implementation", "use_flash_attention_2"),
     *("use_cache", "pretrained", "pair", "processor", "model_path", "verbose", "use_vllm"),
 )
+# What writes the answers of most runs: the model's own generate.
+_TRANSFORMERS = "transformers"
 ASPECTS = ("prompt", "pixels", "decoding", "answer format", "judge")
 # The field that both harnesses' HR-Bench gives the rotations of one question.
 _ROTATION = "cycle_category"
@@ -194,15 +196,22 @@ def plugin_facts(summary: Mapping[str, Any]) -> Facts:
     answer = protocol.pop("answer", {})
     facts = argument_facts({**protocol, **(summary.get("harness_arguments") or {})})
     facts["decoding"] |= {"dtype": summary.get("dtype"), "generation": generation}
+    # Only runs by vLLM name it.
+    facts["decoding"]["decoder"] = summary.get("decoder") or _TRANSFORMERS
+    facts["decoding"]["engine"] = summary.get("engine") or {}
     facts["answer format"] = {mark: value for mark, value in answer.items() if value}
     return facts
 
 
 def argument_facts(arguments: Mapping[str, Any]) -> Facts:
     """Sort a model's arguments into what they decide."""
-    facts: Facts = {"prompt": {}, "pixels": {}, "decoding": {}}
+    facts: Facts = {
+        "prompt": {},
+        "pixels": {},
+        "decoding": {"decoder": _TRANSFORMERS, "engine": {}},
+    }
     for name, value in arguments.items():
-        if name in _NEUTRAL or name.startswith("replay_"):
+        if name in _NEUTRAL or name.startswith(("replay_", "vllm_")):
             continue
         prompt = "prompt" in name or "suffix" in name
         aspect = "pixels" if name in PIXEL_KEYS else "prompt" if prompt else "decoding"

@@ -29,6 +29,11 @@ class RecordBook:
         """Keep one record."""
         self._records[task, document].append(record)
 
+    def take_over(self, other: "RecordBook") -> None:
+        """Put another book's records behind these."""
+        for key, records in other._records.items():
+            self._records[key].extend(records)
+
     def took(self, task: str, document: Any, at: int, response: str, answer: str | None) -> None:
         """Note which final answer was taken out of which text, in a document's record ``at``.
 

@@ -8,6 +8,7 @@ from typing import Any
 from loguru import logger
 from transformers import PretrainedConfig, PreTrainedModel
 
+from replay_adapters.session.decoders import check_room
 from replay_adapters.settings.options import Settings
 from replay_adapters.settings.processors import processor_revision
 from replay_core import Pair, load_pair, make_pair
@@ -35,6 +36,7 @@ def load_models_for(settings: Settings, config: PretrainedConfig, loading: dict[
 
     ``config`` is the answering checkpoint's; ``loading`` goes to transformers.
     """
+    check_room(settings, config, loading.get("device_map"))
     files, store = settings.pair, store_of(settings)
     loading = {**loading, "text_behind_clips": settings.protocol.text_behind_clips}
     onto = files.base if adapted_base(files.policy) is not None else None

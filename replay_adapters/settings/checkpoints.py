@@ -4,6 +4,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
+from replay_adapters.settings.decoders import check_decodable
 from replay_adapters.settings.options import Settings, check_devices
 from replay_adapters.settings.processors import check_processor
 from replay_adapters.settings.run_options import PREFIX
@@ -21,12 +22,14 @@ def check_checkpoints(settings: Settings) -> PretrainedConfig:
 
     Raises:
         UsageError: a device is not there, a checkpoint is missing or damaged, the two are no pair,
-            a layer does not exist, or there is no processor for them.
+            a layer does not exist, there is no processor for them, or vLLM cannot decode them.
     """
     check_devices(settings, here=True)
     files, method = settings.pair, settings.config.method
     adapts = adapted_base(files.policy) is not None
     config = load_config(files.base if method == "base" or adapts else files.policy)
+    if settings.engine is not None:
+        check_decodable(files.base if method == "base" else files.policy, config.model_type)
     if settings.config.asks_base:
         base = load_config(files.base)
         check_configs(config, base, files.policy, files.base)

@@ -15,8 +15,9 @@ from typing import NoReturn
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from replay_adapters.settings.run_options import AS_TYPED, PREFIX, RunOptions
+from replay_adapters.settings.run_options import AS_TYPED, ENGINE_PREFIX, PREFIX, RunOptions
 from replay_core import ReplayConfig
+from replay_core.decoding.options import EngineOptions
 
 _WIDTH = 96
 _LMMS_EVAL = """
@@ -54,7 +55,12 @@ def listed(notes: Mapping[str, str]) -> str:
     ``notes``, by option without ``replay_``, stand behind the meaning.
     """
     entries = []
-    for model, prefix in ((RunOptions, ""), (ReplayConfig, PREFIX)):
+    every: tuple[tuple[type[BaseModel], str], ...] = (
+        (RunOptions, ""),
+        (ReplayConfig, PREFIX),
+        (EngineOptions, ENGINE_PREFIX),
+    )
+    for model, prefix in every:
         meanings = meanings_of(model)
         for name, field in model.model_fields.items():
             text = f"{meanings[name]} {notes.get(name.removeprefix(PREFIX), '')}".strip()

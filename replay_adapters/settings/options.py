@@ -22,12 +22,15 @@ from replay_adapters.settings.benchmarks import (
     asked_bare,
     without_loop,
 )
+from replay_adapters.settings.decoders import check_decoder
 from replay_adapters.settings.devices import check_device
 from replay_adapters.settings.harness_options import checked_arguments
 from replay_adapters.settings.pairs import PairFile, Protocol, read_pair
 from replay_adapters.settings.resources import expanded
 from replay_adapters.settings.run_options import (
     AS_TYPED,
+    ENGINE_OPTIONS,
+    ENGINE_PREFIX,
     METHOD_OPTIONS,
     PREFIX,
     REPLAY_OPTIONS,
@@ -35,6 +38,7 @@ from replay_adapters.settings.run_options import (
 )
 from replay_adapters.settings.tools import Boxes
 from replay_core import ReplayConfig, UsageError
+from replay_core.decoding.options import EngineOptions, vllm_version
 from replay_core.errors import did_you_mean, sentence, shown
 from replay_core.pair.lora import adapted_base
 
@@ -49,7 +53,8 @@ class Settings:
     ``rest`` are the arguments that go on to the harness's own class. ``base_device`` and
     ``base_quantization`` say where and in how many bits the base is held, when not as the policy;
     ``journal`` is the file that keeps answers for a run that is started again, ``store`` the folder
-    that keeps what the base reads and x, up to ``store_gb``; ``preset`` is the name of the pair's
+    that keeps what the base reads and x, up to ``store_gb``; ``engine`` has the settings of vLLM
+    where that writes the answers; ``preset`` is the name of the pair's
     preset that was asked for, whose values are in ``config``. ``turns`` and ``boxes`` are about
     conversations with a tool.
     """
@@ -68,6 +73,7 @@ class Settings:
     boxes: Boxes = "mapped"
     store: Path | None = None
     store_gb: float = 50.0
+    engine: EngineOptions | None = None
 
     def check_tasks(self, tasks: Iterable[str], *, loop: bool | None = None) -> None:
         """Raise UsageError when the pair is not meant for one of ``tasks``; warn of bare questions.
@@ -104,7 +110,11 @@ class Settings:
 
     def resolved(self) -> dict[str, Any]:
         """Return what the settings come to, as it is fingerprinted, however it was spelt."""
+        written: dict[str, Any] = {}
+        if self.engine is not None:
+            written = {"decoder": f"vllm {vllm_version()}", "engine": self.engine.identity()}
         return {
+            **written,
             "pair": self.pair.name,
             "policy": self.pair.policy,
             "base": self.pair.base,
@@ -147,6 +157,7 @@ def resolve(arguments: Mapping[str, Any]) -> Settings:
     run = _read(RunOptions, given)
     rest = dict(run.model_extra or {})
     typed = {k.removeprefix(PREFIX): rest.pop(k) for k in METHOD_OPTIONS if k in rest}
+    engine = _engine(run, rest)
     rest = checked_arguments(rest)
     method = typed.get("method")
     pair = _pair(run, alone=method in ("none", "amortised"))
@@ -171,7 +182,10 @@ def resolve(arguments: Mapping[str, Any]) -> Settings:
         boxes=run.replay_boxes,
         store=None if run.replay_store is None else Path(run.replay_store).expanduser(),
         store_gb=run.replay_store_gb,
+        engine=engine,
     )
+    if engine is not None:
+        check_decoder(config.method, pair)
     check_devices(settings)
     return settings
 
@@ -189,6 +203,12 @@ def _refuse_unknown(given: Iterable[str]) -> None:
             hint = did_you_mean(name, REPLAY_OPTIONS, cutoff=0.8)
             allowed = ", ".join(sorted(REPLAY_OPTIONS))
             raise UsageError(f"{shown(name)} is not an option; {hint}Options: {allowed}")
+        if name.startswith(ENGINE_PREFIX) and name not in ENGINE_OPTIONS:
+            hint = did_you_mean(name, ENGINE_OPTIONS, cutoff=0.8)
+            raise UsageError(
+                f"{shown(name)} is not an option of vLLM that can be given here; {hint}Options: "
+                f"{', '.join(ENGINE_OPTIONS)}"
+            )
 
 
 def unread_options(config: ReplayConfig) -> dict[str, str]:
@@ -244,6 +264,24 @@ def _pair(run: RunOptions, *, alone: bool) -> PairFile:
             "or replay_method=none"
         )
     return PairFile(name=Path(policy).name, policy=policy, base=base)
+
+
+def _engine(run: RunOptions, rest: dict[str, Any]) -> EngineOptions | None:
+    """Take vLLM's options out of ``rest`` and return them; None where transformers decodes."""
+    given = {k: rest.pop(k) for k in ENGINE_OPTIONS if k in rest}
+    if run.replay_decode != "vllm":
+        for name, value in given.items():
+            raise UsageError(
+                f"{name}={shown(value)} changes nothing beside {PREFIX}decode={run.replay_decode}; "
+                f"leave it out, or give {PREFIX}decode=vllm"
+            )
+        return None
+    try:
+        vllm_version()
+    except UsageError as error:
+        raise UsageError(f"{PREFIX}{error}") from error
+    bare = {name.removeprefix(ENGINE_PREFIX): value for name, value in given.items()}
+    return _read(EngineOptions, bare, ENGINE_PREFIX)
 
 
 def _config(options: Mapping[str, Any]) -> ReplayConfig:

@@ -11,8 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from replay_core import ReplayConfig
 from replay_core.config import Number, not_a_truth_value
+from replay_core.decoding.options import EngineOptions
 
-PREFIX = "replay_"
+PREFIX, ENGINE_PREFIX = "replay_", "vllm_"
 # What is typed, where the method's setting itself is more than a text.
 AS_TYPED = {"thresholds": "dynamic, release, or a file that `activation-replay thresholds` wrote"}
 
@@ -68,6 +69,12 @@ class RunOptions(BaseModel):
     """Where a zoom tool crops: ``mapped`` from the image as the model saw it to the original; or
     ``published``, as DeepEyes' scripts do, which take the numbers for pixels of the original."""
 
+    replay_decode: Literal["transformers", "vllm"] = Field(
+        "transformers", description="transformers or vllm"
+    )
+    """What writes the answers: the policy's own ``generate``, or vLLM's engine, which is several
+    times as fast where many answers are written at once, and takes the options ``vllm_…``."""
+
     replay_journal: str | None = Field(None, description="a file")
     """Answers are kept there batch by batch; the same command, started again, goes on."""
 
@@ -85,4 +92,5 @@ class RunOptions(BaseModel):
 METHOD_OPTIONS = [PREFIX + name for name in ReplayConfig.model_fields]
 # Names of what is typed with ``replay_`` in front, and without.
 REPLAY_OPTIONS = [*METHOD_OPTIONS, *(n for n in RunOptions.model_fields if n.startswith(PREFIX))]
+ENGINE_OPTIONS = [ENGINE_PREFIX + name for name in EngineOptions.model_fields]
 PAIR_OPTIONS = [name for name in RunOptions.model_fields if not name.startswith(PREFIX)]

@@ -10,11 +10,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from transformers import AutoConfig
+
 from replay_core.decoding.options import EngineOptions, vllm_version
 from replay_core.decoding.prompts import Prompt
 from replay_core.errors import UsageError
 from replay_core.faults import RunOver, told
 
+# The most pictures of a prompt, where vLLM counts them.
+_PICTURES = 100
 _log = logging.getLogger(__name__)
 
 
@@ -109,11 +113,21 @@ def _started(checkpoint: str, tokenizer: str, dtype: str, options: EngineOptions
         dtype=dtype,
         generation_config="vllm",  # decoding is resolved before it comes here
         enable_mm_embeds=True,
-        limit_mm_per_prompt={"image": 0, "video": 0},  # pixels never come, so that no tower is held
+        limit_mm_per_prompt=_shown_at_most(checkpoint),
         disable_log_stats=True,
         **options.model_dump(exclude_none=True),
     )
     return LLMEngine.from_engine_args(given, usage_context=UsageContext.LLM_CLASS)
+
+
+def _shown_at_most(checkpoint: str) -> dict[str, int]:
+    """Return vLLM's limits of pixels, which never come: features pass them, and 0 means no tower.
+
+    The class of Qwen3-VL leaves the deepstack features out with the tower.
+    """
+    vision = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False).vision_config
+    deep = getattr(vision, "deepstack_visual_indexes", None)
+    return {"image": _PICTURES if deep else 0, "video": 0}
 
 
 def _stop(engine: Any, requests: "queue.SimpleQueue[_Request | None]", thread: Any) -> None:

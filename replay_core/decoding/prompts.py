@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from replay_core.errors import UsageError
 from replay_core.model.padding import attention_mask_of
 from replay_core.model.rows import owners_of, patches_per_token
-from replay_core.model.vision import Inputs, VisualFeatures
+from replay_core.model.vision import Inputs, VisualFeatures, flattened
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,8 +65,8 @@ def prompts_of(
                 "prompt itself; take decode=transformers"
             )
         mine = features.is_modality[modality]
-        width = [flat[mine], *(getattr(output, "deepstack_features", None) or ())]
-        embeds = torch.cat([part.to(flat) for part in width], -1).detach().cpu()
+        deep = [flattened(level) for level in getattr(output, "deepstack_features", None) or ()]
+        embeds = torch.cat([flat[mine], *(level.to(flat) for level in deep)], -1).detach().cpu()
         whose = owner[mine].cpu()
         grids = inputs[f"{modality}_grid_thw"].cpu()
         counts = torch.bincount(whose, minlength=len(rows)).tolist()

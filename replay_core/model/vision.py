@@ -136,7 +136,7 @@ def visual_features(model: PreTrainedModel, inputs: Inputs) -> VisualFeatures | 
     if not outputs:
         check_pictured(model, inputs["input_ids"])
         return None
-    pieces = {modality: _flattened(output.pooler_output) for modality, output in outputs.items()}
+    pieces = {modality: flattened(output.pooler_output) for modality, output in outputs.items()}
     placed = {
         modality: _placed(model, inputs["input_ids"], modality, piece)
         for modality, piece in pieces.items()
@@ -185,7 +185,8 @@ def without_pixels(model: PreTrainedModel, inputs: Inputs) -> dict[str, Tensor]:
     return {key: value for key, value in inputs.items() if key in accepted and key not in PIXELS}
 
 
-def _flattened(pooled: Tensor | tuple[Tensor, ...] | list[Tensor]) -> Tensor:
+def flattened(pooled: Tensor | tuple[Tensor, ...] | list[Tensor]) -> Tensor:
+    """Return a modality's features (tokens, width) in one piece, which families keep in several."""
     parts = [pooled] if isinstance(pooled, Tensor) else list(pooled)
     return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
 
