@@ -27,17 +27,14 @@ def answers_of(
 ) -> list[Any]:
     """Return the answer to each of the requests ``asked``, which ``ask`` answers by ``groups``."""
     wanted = [[asked[index] for index in group] for group in groups]
-    if decoder is None:
-        given = [ask(group) for group in wanted]
-    else:
-        books = [RecordBook() for _ in wanted]
-        jobs = [
-            partial(_in_its_own_book, session, book, ask, group)
-            for book, group in zip(books, wanted, strict=True)
-        ]
-        given = overlapped(decoder, jobs, each=max(map(len, wanted), default=1))
-        for book in books:  # in the order of the repeats, whichever was answered first
-            session.records.take_over(book)
+    books = [RecordBook() for _ in wanted]
+    jobs = [
+        partial(_in_its_own_book, session, book, ask, group)
+        for book, group in zip(books, wanted, strict=True)
+    ]
+    given = overlapped(decoder, jobs, each=max(map(len, wanted), default=1))
+    for book in books:  # in the order of the repeats, whichever was answered first
+        session.records.take_over(book)
     answers: list[Any] = [None] * len(asked)
     for group, texts in zip(groups, given, strict=True):
         for index, text in zip(group, texts, strict=True):

@@ -6,23 +6,26 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from replay_adapters.session.session import ContextThreads
-from replay_core.decoding.vllm import VllmDecoder
+from replay_core.decoding.vllm import VllmDecoder, at_once
 
 _Result = TypeVar("_Result")
 
 
 def overlapped(
-    decoder: VllmDecoder, jobs: Sequence[Callable[[], _Result]], *, each: int = 1
+    decoder: VllmDecoder | None, jobs: Sequence[Callable[[], _Result]], *, each: int = 1
 ) -> list[_Result]:
     """Return what ``jobs`` return, in their order.
 
     They begin in their order and only one of them works at a time; where it waits for the
     ``decoder``, the next one works. ``each`` is how many answers a job asks for at once, so that as
-    many jobs are begun as keep the decoder full, and one more.
+    many jobs are begun as keep the decoder full, and one more. Without a decoder, and inside of
+    such a job, they work one after the other.
 
     Raises:
         BaseException: what the first job raises that fails; no other one is begun then.
     """
+    if decoder is None or decoder.pause is not at_once:
+        return [job() for job in jobs]
     width = min(len(jobs), -(-decoder.options.max_num_seqs // each) + 1)
     results: list[Any] = [None] * len(jobs)
     failures: list[BaseException] = []

@@ -55,7 +55,7 @@ def converse(model: Any, prompt: Prompt, dataset: str | None) -> str:
         turns: list[ReplayRecord] = []
         with _one_conversation(model):
             while not talk.ended:
-                model.item = (dataset, index, repeat, len(talk.turns))
+                model.answering.item = (dataset, index, repeat, len(talk.turns))
                 text, record = _said(model, talk, image, index, repeat)
                 talk = talk.after(text, image.size)
                 turns.append(_noted(record, talk.turns[-1]))
@@ -71,12 +71,12 @@ def converse(model: Any, prompt: Prompt, dataset: str | None) -> str:
 @contextmanager
 def _one_conversation(model: Any) -> Iterator[None]:
     """Hold what lasts as long as a conversation: where decoding stops, and x that is kept."""
-    tools = model.settings.protocol.tools
-    model.stopping = {"stop_strings": [tools.stop], "tokenizer": model.processor.tokenizer}
+    stop, now = model.settings.protocol.tools.stop, model.answering
+    now.stopping = {"stop_strings": [stop], "tokenizer": model.processor.tokenizer}
     try:
         yield
     finally:
-        model.stopping, model.kept = {}, None
+        now.stopping, now.kept = {}, None
 
 
 def _said(

@@ -5,7 +5,12 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from replay_adapters.settings.run_options import PAIR_OPTIONS, PREFIX, REPLAY_OPTIONS
+from replay_adapters.settings.run_options import (
+    ENGINE_OPTIONS,
+    PAIR_OPTIONS,
+    PREFIX,
+    REPLAY_OPTIONS,
+)
 from replay_core import UsageError
 from replay_core.errors import did_you_mean, shown
 
@@ -41,7 +46,8 @@ _REPLAY = [
     for option in REPLAY_OPTIONS
     if option == f"{PREFIX}method" or option.removeprefix(PREFIX) not in NOT_IN_REPLAY
 ]
-_TAKEN = sorted({*_REPLAY, *sum(CLASS_ARGUMENTS.values(), ()), *OUR_ARGUMENTS, "dtype"})
+_OURS = {*_REPLAY, *ENGINE_OPTIONS, *OUR_ARGUMENTS, "dtype"}
+_TAKEN = sorted({*_OURS, *sum(CLASS_ARGUMENTS.values(), ())})
 
 
 def parse_options(text: str) -> dict[str, Any]:

@@ -81,10 +81,17 @@ class Reading:
     def __init__(self) -> None:
         self.clips: list[dict[str, Any]] = []
         self.pictures: list[str] = []
+        self._open = False
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
-        """Let qwen-vl-utils note what it reads, name what it cannot, and take single frames."""
+        """Let qwen-vl-utils note what it reads, name what it cannot, and take single frames.
+
+        Inside another scope there is nothing left to do.
+        """
+        if self._open:
+            yield
+            return
         from qwen_vl_utils import vision_process as reader
 
         fetch_image, fetch_video = reader.fetch_image, reader.fetch_video
@@ -126,12 +133,14 @@ class Reading:
 
         reader.fetch_image, reader.fetch_video = picture, clip
         reader.smart_nframes = frames
+        self._open = True
         try:
             with pixel_limit():
                 yield
         finally:
             reader.fetch_image, reader.fetch_video = fetch_image, fetch_video
             reader.smart_nframes = smart_nframes
+            self._open = False
             self.clips.clear()
             self.pictures.clear()
 

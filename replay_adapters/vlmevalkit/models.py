@@ -2,16 +2,18 @@
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from loguru import logger
-from torch import Tensor
 from transformers import BatchFeature
 from transformers.utils import is_flash_attn_2_available
 from vlmeval.vlm import Qwen2VLChat, Qwen3VLChat
 
 from replay_adapters.media import UnreadableInput
+from replay_adapters.session.decoders import decoder_of
+from replay_adapters.session.overlap import overlapped
 from replay_adapters.session.standin import WithGenerate, constructor_takes, load_models_for
 from replay_adapters.settings.answers import AnswerFormat, final_answer
 from replay_adapters.settings.benchmarks import form_taken
@@ -19,6 +21,7 @@ from replay_adapters.settings.checkpoints import check_checkpoints
 from replay_adapters.settings.processors import processor_of
 from replay_adapters.settings.protocol import edit_last_text
 from replay_adapters.vlmevalkit.agent import converse, converses, first_prompt
+from replay_adapters.vlmevalkit.answering import Answering
 from replay_adapters.vlmevalkit.inputs import Reading, UnreadPrompt, built, check_present
 from replay_adapters.vlmevalkit.journal import keep, note_sample, noted_sample, shown
 from replay_adapters.vlmevalkit.patches import gpu_memory_known, own_device
@@ -65,7 +68,8 @@ class ReplayMixin:
         }
         self.pair: Any = load_models_for(self.settings, config, loading)
         policy = self.pair.policy.model
-        self.steered: Any = Steered(self.pair, self.settings.config)
+        self.decoder: Any = decoder_of(self.settings, self.pair)
+        self.steered: Any = Steered(self.pair, self.settings.config, self.decoder)
         source = processor_of(self.settings).source
         with constructor_takes(policy), gpu_memory_known(type(self)):
             super().__init__(model_path=source, **self.plan.harness)  # type: ignore[call-arg]
@@ -74,15 +78,14 @@ class ReplayMixin:
         self.model = WithGenerate(policy, self._generate)
         self.model_path = ""  # "omni" in a folder's name would take upstream's branch of Qwen-Omni
         self.frame_sampling = (self.fps, self.nframe)
-        # Set, repeat, turn of what is being answered; of a conversation, where its texts end, and
-        # the x that is kept from its earlier turns.
-        self.item: tuple[Any, ...] = ()
-        self.stopping: dict[str, Any] = {}
-        self.kept: Tensor | None = None
-        self._records: list[ReplayRecord] = []
-        self.recent = Recent(self.steered)
+        self.answering = Answering(self.steered)
         self.enduring = Enduring(self.steered)
         logger.info(f"replay: {self.settings.summary()}")
+
+    @property
+    def item(self) -> tuple[Any, ...]:
+        """Set, row, repeat and turn of what is being answered."""
+        return self.answering.item
 
     def build_prompt(self, line: Any, dataset: Any, **more: Any) -> Any:
         """Build the harness's custom prompt, noting which sample it is for."""
@@ -131,27 +134,32 @@ class ReplayMixin:
             return converse(self, message, dataset)
         message = list(message)
         edit_last_text(message, self.settings.protocol, "value")
-        index, answers = noted_sample(), []
-        self._records.clear()
+        index, ask, recent = noted_sample(), super().generate_inner, Recent(self.steered)  # type: ignore[misc]
+
+        def answered(repeat: int) -> tuple[str, ReplayRecord]:
+            now = self.answering
+            now.item, now.records, now.recent = (dataset, index, repeat, None), [], recent
+            text = ask(copy.deepcopy(message), dataset=dataset)
+            (record,) = now.records
+            return text, record
+
+        jobs = [partial(answered, repeat) for repeat in range(self.plan.samples)]
         try:
-            for repeat in range(self.plan.samples):
-                self.item = (dataset, index, repeat, None)
-                asked = copy.deepcopy(message)
-                answers.append(super().generate_inner(asked, dataset=dataset))  # type: ignore[misc]
+            made = overlapped(self.decoder, jobs)
         finally:
-            self.recent.forget()  # nothing outlives a sample
+            recent.forget()  # nothing outlives a sample
         if marks := self.settings.protocol.answer:
-            answers = [self._final(marks, dataset, *one) for one in enumerate(answers)]
-        keep(answers, [record.model_dump(mode="json") for record in self._records])
+            made = [self._final(marks, dataset, *one) for one in made]
+        answers = [text for text, _ in made]
+        keep(answers, [record.model_dump(mode="json") for _, record in made])
         return shown(answers[0])
 
-    def _final(self, marks: AnswerFormat, dataset: str | None, repeat: int, text: str) -> str:
-        """Return the final answer in a text, and note both in the repeat's record."""
-        record = self._records[repeat]
+    def _final(
+        self, marks: AnswerFormat, dataset: str | None, text: str, record: ReplayRecord
+    ) -> tuple[str, ReplayRecord]:
+        """Return the final answer in a text, and the record with both in it."""
         answer = final_answer(text, marks, form_taken(dataset), cut=bool(record.truncated))
-        found = {"response": text, "answer": answer}
-        self._records[repeat] = record.model_copy(update=found)
-        return answer
+        return answer, record.model_copy(update={"response": text, "answer": answer})
 
     def text_of(self, messages: list[dict[str, Any]]) -> tuple[str, ReplayRecord]:
         """Return what the model writes to chat messages, as the harness asks it, and the record."""
@@ -164,9 +172,9 @@ class ReplayMixin:
         inputs = self.processor(
             text=text, images=images, videos=videos, padding=True, return_tensors="pt"
         ).to("cuda")
-        self._records.clear()
+        self.answering.records = []
         ids = self.model.generate(**inputs, **self.generate_kwargs)
-        (record,) = self._records
+        (record,) = self.answering.records
         new = ids[:, inputs.input_ids.shape[1] :]
         (said,) = self.processor.tokenizer.batch_decode(
             new, skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -176,8 +184,9 @@ class ReplayMixin:
     def _generate(self, **arguments: Any) -> Any:
         """Stand in for ``model.generate`` on the current sample, repeat and turn."""
         inputs, generation = split_arguments(self.pair.policy, arguments)
-        generation = {**self._decoding(generation), **self.stopping}
-        dataset, index, repeat, turn = self.item
+        now = self.answering
+        generation = {**self._decoding(generation), **now.stopping}
+        dataset, index, repeat, turn = now.item
         later = (turn,) if turn else ()
         # Outside a run of the harness, a sample is known by its prompt.
         key = (dataset, self.steered.seeds(inputs)[0] if index is None else index)
@@ -186,17 +195,17 @@ class ReplayMixin:
         )
 
         def steer(part: Inputs, _: Sequence[int]) -> ReplayResult:
-            if self.kept is not None:
-                result = self.steered.optimise(part, seeds=[item_seed], kept=[self.kept])
+            if now.kept is not None:
+                result = self.steered.optimise(part, seeds=[item_seed], kept=[now.kept])
             else:
-                optimise = self.recent.optimise if self.plan.samples > 1 else self.steered.optimise
+                optimise = now.recent.optimise if self.plan.samples > 1 else self.steered.optimise
                 result = optimise(part, seeds=[item_seed])
             if turn is not None and self.settings.turns == "reuse":
-                self.kept = result.of(0)
+                now.kept = result.of(0)
             return result
 
         made = self.enduring.answer(inputs, generation, seeds=[seed], optimise=steer)
-        self._records += made.records
+        now.records += made.records
         return made.ids
 
     def _decoding(self, generation: dict[str, Any]) -> dict[str, Any]:

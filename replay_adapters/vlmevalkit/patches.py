@@ -19,6 +19,7 @@ from replay_adapters.media import let_decord_read_headers_first
 from replay_adapters.session.session import Session, current, opened
 from replay_adapters.settings.benchmarks import answers_calls
 from replay_adapters.settings.pairs import Protocol
+from replay_adapters.vlmevalkit.answering import answer_ahead
 from replay_adapters.vlmevalkit.inputs import built
 from replay_adapters.vlmevalkit.journal import Journal, ask_again, finish, note_sample, take_over
 from replay_adapters.vlmevalkit.partials import keep_partial_answers_without_pickle
@@ -115,6 +116,10 @@ def resume_by_sample() -> None:
             try:
                 planned = _planned(model, model_name)
                 with _watching(dataset, planned.settings.protocol if planned else Protocol()):
+                    if planned is not None and planned.settings.engine is not None:
+                        model = _built(model, model_name)
+                        named = (model, model_name, work_dir, dataset)
+                        answer_ahead(*named, session, Path(out_file))
                     return original(model, model_name, work_dir, dataset, out_file, **more)
             except Exception:
                 if _rank_and_world()[1] == 1:
@@ -273,6 +278,13 @@ def _restore_frame_sampling(model: Any) -> None:
     """Undo what the last video set did to a model's fps and nframe, which upstream leaves there."""
     if hasattr(model, "frame_sampling"):
         model.fps, model.nframe = model.frame_sampling
+
+
+def _built(model: Any, name: str) -> Any:
+    """Return a model, which upstream knows by its name until it is built."""
+    from vlmeval.config import supported_VLM
+
+    return supported_VLM[name]() if isinstance(model, str) else model
 
 
 def _planned(model: Any, name: str) -> Planned | None:

@@ -74,7 +74,8 @@ def plan(arguments: Mapping[str, Any], class_name: str | None = None) -> Planned
     given = {key: value for key, value in arguments.items() if value is not None}
     if given.pop("use_vllm", False) or given.pop("use_lmdeploy", False):
         raise UsageError(
-            "use_vllm and use_lmdeploy are not possible: replay needs the model itself"
+            "use_vllm and use_lmdeploy are not possible: replay needs the model itself; "
+            "replay_decode=vllm lets vLLM write the answers"
         )
     if "model_path" in given:
         if "pretrained" in given:

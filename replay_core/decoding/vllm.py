@@ -31,7 +31,7 @@ class VllmDecoder:
         self._engine = engine
         self.name = engine.name
         self.options = engine.options
-        self.pause: Callable[[Callable[[], None]], None] = _at_once
+        self.pause: Callable[[Callable[[], None]], None] = at_once
 
     def decode(
         self,
@@ -78,7 +78,8 @@ class VllmDecoder:
         del self._engine
 
 
-def _at_once(waits: Callable[[], None]) -> None:
+def at_once(waits: Callable[[], None]) -> None:
+    """Wait, with nothing else to do."""
     waits()
 
 
