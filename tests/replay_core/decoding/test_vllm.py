@@ -124,7 +124,7 @@ def test_a_stop_text_ends_an_answer_where_it_does_in_transformers(qwen25):
     plain = answers(qwen25.by_transformers(stable()), inputs)[:, inputs["input_ids"].shape[1] :]
     texts = [tokenizer.decode(token) for token in plain[0, 3:]]
     stop = next(text for text in texts if text.isascii() and text.isprintable() and text.strip())
-    how = {**GREEDY, "stop_strings": [stop], "tokenizer": tokenizer}
+    how = {**GREEDY, "stop_strings": [stop], "tokenizer": tokenizer, "pad_token_id": 366}
     ours = answer(qwen25.by_vllm(stable()), inputs, how)
     theirs = answer(qwen25.by_transformers(stable()), inputs, how)
     assert torch.equal(ours.new, theirs.new)
