@@ -9,9 +9,10 @@ from lmms_eval.utils import simple_parse_args_string
 
 from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.settings import options
-from replay_adapters.settings.run_options import PAIR_OPTIONS, REPLAY_OPTIONS
+from replay_adapters.settings.run_options import ENGINE_OPTIONS, PAIR_OPTIONS, REPLAY_OPTIONS
 from replay_core import Outcome, ReplayConfig, ReplayRecord
 from replay_core.config import START_FORMAT
+from replay_core.decoding import options as decoding
 
 ROOT = Path(__file__).parents[2]
 CORE = (ROOT / "replay_core" / "README.md").read_text("utf-8")
@@ -32,6 +33,11 @@ def test_every_option_has_a_line(name):
 
 @pytest.mark.parametrize("name", PAIR_OPTIONS)
 def test_every_name_of_a_pairs_parts_has_a_line(name):
+    assert name in first_cells()
+
+
+@pytest.mark.parametrize("name", ENGINE_OPTIONS)
+def test_every_option_of_vllm_has_a_line(name):
     assert name in first_cells()
 
 
@@ -81,6 +87,7 @@ TYPED = {
     "base_quantization": ("8bit", lambda s: s.base_quantization is not None),
     "turns": ("reuse", lambda s: s.turns == "reuse"),
     "boxes": ("published", lambda s: s.boxes == "published"),
+    "decode": ("vllm", lambda s: s.engine is not None),
     "journal": ("answers.jsonl", lambda s: s.journal == Path("answers.jsonl")),
     "store": ("kept", lambda s: s.store == Path("kept")),
     "store_gb": ("2.5", lambda s: s.store_gb == 2.5),
@@ -111,8 +118,9 @@ def test_every_option_is_typed_here():
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_option_reaches_its_setting_as_it_is_typed(name):
+def test_every_option_reaches_its_setting_as_it_is_typed(name, monkeypatch):
     """Through the harness's own parser, which splits at commas and guesses types."""
+    monkeypatch.setattr(decoding, "version", lambda package: "0.32.0")  # as if vLLM were there
     value, arrived = TYPED[name]
     typed = f"pair=mm_eureka_7b,replay_{name}={value}"
     settings = options.resolve(simple_parse_args_string(typed))

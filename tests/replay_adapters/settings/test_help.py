@@ -10,6 +10,7 @@ from replay_adapters.settings.options import resolve
 from replay_adapters.settings.run_options import RunOptions
 from replay_adapters.vlmevalkit import launcher
 from replay_core import ReplayConfig, UsageError
+from replay_core.decoding.options import EngineOptions
 from tests.replay_adapters.test_readme import first_cells
 
 LISTS = {"lmms-eval": shown.lmms_eval_options, "VLMEvalKit": launcher.options}
@@ -17,10 +18,13 @@ LISTS = {"lmms-eval": shown.lmms_eval_options, "VLMEvalKit": launcher.options}
 
 def read_options() -> list[str]:
     """Return what the resolver itself says it reads, and what a run takes without ``replay_``."""
-    with pytest.raises(UsageError) as refused:
-        resolve({"replay_zzz": 1})
+    named = []
+    for unknown in ("replay_zzz", "vllm_zzz"):
+        with pytest.raises(UsageError) as refused:
+            resolve({unknown: 1})
+        named += str(refused.value).partition("Options: ")[2].split(", ")
     return [
-        *str(refused.value).partition("Options: ")[2].split(", "),
+        *named,
         "pair",
         "pretrained",
         "dtype",
@@ -79,7 +83,7 @@ def test_the_help_for_vlmevalkit_says_what_its_replay_argument_does_not_take():
         assert told == taken, name
 
 
-@pytest.mark.parametrize("model", [RunOptions, ReplayConfig])
+@pytest.mark.parametrize("model", [RunOptions, ReplayConfig, EngineOptions])
 def test_every_option_has_values_and_a_meaning(model):
     meanings = shown.meanings_of(model)
     assert meanings.keys() == model.model_fields.keys()
