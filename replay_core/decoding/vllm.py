@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from replay_core.decoding.engine import Completion, Engine
+from replay_core.decoding.generation import Sampling, sampling_of
 from replay_core.decoding.prompts import prompts_of
-from replay_core.decoding.sampling import Sampling, sampling_of
 from replay_core.errors import UsageError
 from replay_core.model.vision import Inputs, visual_features
 from replay_core.result import ReplayResult

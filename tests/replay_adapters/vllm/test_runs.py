@@ -41,8 +41,10 @@ def by_transformers(lmms_eval) -> Ended:
 def killed_and_resumed(lmms_eval_command, tmp_path_factory) -> tuple[int, int, Ended]:
     """A run by vLLM that was killed behind its first answers, and started again."""
     journal = tmp_path_factory.mktemp("journal") / "answers"
+    # Four answers at once, so that not all batches are answered in one go.
+    given = f"pair=demo_narrow,{VLLM},vllm_max_num_seqs=4,replay_journal={journal}"
     command = lmms_eval_command(
-        *("qwen2_vl_replay", f"pair=demo_narrow,{VLLM},replay_journal={journal}", "replay_demo"),
+        *("qwen2_vl_replay", given, "replay_demo"),
         *("--batch_size", "4", "--limit", str(N)),
     )
     code = command.run_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from replay_core.decoding.sampling import sampling_of
+from replay_core.decoding.generation import sampling_of
 from replay_core.faults import RunOver, ends_the_run
 
 
