@@ -32,7 +32,7 @@ SIZE = {
     **{"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 10},
     **{"vocab_size": 16384, "head_dim": 64},
 }
-SETTINGS = {"layers": 6, "threshold": 0.7, "step_size": 0.1, "steps": 25}
+SETTINGS = {"layers": 6, "threshold": 0.7, "step_size": 0.1, "steps": 5}
 
 
 def main() -> None:
