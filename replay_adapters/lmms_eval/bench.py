@@ -59,6 +59,11 @@ class LmmsEvalBench:
                     f"{shown(device)} (allowed: one of the two)"
                 )
             self.settings = self.session.resolved.settings({**given, "device": device})
+            if self.settings.engine is not None:
+                raise UsageError(
+                    "replay_decode=vllm is not allowed here: a study's answers are written by "
+                    "transformers (allowed: replay_decode=transformers)"
+                )
             check_arguments(model, batch_size, "")
             checkpoint = self.session.resolved.checkpoint(self.settings)
             self.settings.check_tasks([task])

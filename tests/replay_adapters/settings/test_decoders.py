@@ -117,3 +117,11 @@ def test_another_version_is_another_decoder(installed, monkeypatch):
     before = resolve(VLLM).fingerprint()
     monkeypatch.setattr(options, "version", lambda package: "0.33.0")
     assert resolve(VLLM).fingerprint() != before
+
+
+def test_a_study_is_answered_by_transformers_alone(installed):
+    from replay_adapters.lmms_eval.bench import LmmsEvalBench
+
+    given = "pair=demo,replay_decode=vllm"
+    with pytest.raises(UsageError, match="replay_decode=vllm is not allowed here"):
+        LmmsEvalBench(given, "replay_demo_dev")
