@@ -49,8 +49,11 @@ def overlapped(
                     failures.append(error)
 
     with _pausing(decoder, wait_without), ContextThreads(max(width, 1)) as threads:
-        for working in [threads.submit(work) for _ in range(width)]:
-            working.result()
+        try:
+            for working in [threads.submit(work) for _ in range(width)]:
+                working.result()
+        except BaseException as error:  # of this thread: it was interrupted
+            failures.append(error)
     if failures:
         raise failures[0]
     return results
