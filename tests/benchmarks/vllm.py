@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.vllm [--items 128] [--tokens 128] [--device cpu]
 
-Wants an environment with vLLM. A random Qwen2.5-VL of 48 M parameters, in float32 on the CPU and in
+Wants an environment with vLLM. A random Qwen2.5-VL of 46 M parameters, in float32 on the CPU and in
 bfloat16 on a GPU; every answer has the same length. Appends a line for each way to
 ``tests/benchmarks/results/vllm.csv``: the loop alone, transformers in batches, vLLM batch after
 batch, and vLLM while the next batches are optimised. ``--pair`` takes a pair of your own, as
