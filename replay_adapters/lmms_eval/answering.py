@@ -27,10 +27,12 @@ class Answerer:
     then, since later turns need it.
     """
 
-    def __init__(self, steered: Steered, journal: BatchJournal | None) -> None:
+    def __init__(
+        self, steered: Steered, journal: BatchJournal | None, *, reuse: bool = False
+    ) -> None:
         self._steered, self._recent, self._journal = steered, Recent(steered), journal
         self._enduring = Enduring(steered)
-        self.reuse = False
+        self.reuse = reuse
         self._kept: dict[tuple[Any, ...], Tensor | None] = {}
         self.stop: tuple[str, Any] | None = None
         """A text behind which answers end, and the tokenizer that knows its tokens."""

@@ -69,8 +69,7 @@ class ReplayMixin(Replaying):
         journal = BatchJournal(path, self.fingerprint(), rank) if path else None
         self.decoder: Any = decoder_of(self.settings, self.pair)
         steered = Steered(self.pair, self.settings.config, self.decoder)
-        self.answerer: Any = Answerer(steered, journal)
-        self.answerer.reuse = self.settings.turns == "reuse"
+        self.answerer: Any = Answerer(steered, journal, reuse=self.settings.turns == "reuse")
         policy, source = self.pair.policy.model, processor_of(self.settings).source
         alone = processes.constructors_without_cuda(type(self))
         with standin.constructor_takes(policy), alone:
@@ -136,8 +135,7 @@ class ReplayMixin(Replaying):
         inputs, generation = split_arguments(self.pair.policy, arguments)
         rows = self._rows.take(len(inputs["input_ids"]))
         with joined(self) as session:
-            typed = session.command_line
-            tell_unread(self.parent_name, typed, generation, simple=self.is_simple)
+            tell_unread(self.parent_name, session.command_line, generation, simple=self.is_simple)
             return self.answerer.answer(session, rows, inputs, generation, again=self._again)
 
     def fingerprint(self) -> str:

@@ -22,7 +22,7 @@ from replay_adapters.settings.benchmarks import (
     asked_bare,
     without_loop,
 )
-from replay_adapters.settings.decoders import check_decoder
+from replay_adapters.settings.decoders import check_decoder, engine_options
 from replay_adapters.settings.devices import check_device
 from replay_adapters.settings.harness_options import checked_arguments
 from replay_adapters.settings.pairs import PairFile, Protocol, read_pair
@@ -157,7 +157,7 @@ def resolve(arguments: Mapping[str, Any]) -> Settings:
     run = _read(RunOptions, given)
     rest = dict(run.model_extra or {})
     typed = {k.removeprefix(PREFIX): rest.pop(k) for k in METHOD_OPTIONS if k in rest}
-    engine = _engine(run, rest)
+    engine = engine_options(run.replay_decode, rest)
     rest = checked_arguments(rest)
     method = typed.get("method")
     pair = _pair(run, alone=method in ("none", "amortised"))
@@ -264,24 +264,6 @@ def _pair(run: RunOptions, *, alone: bool) -> PairFile:
             "or replay_method=none"
         )
     return PairFile(name=Path(policy).name, policy=policy, base=base)
-
-
-def _engine(run: RunOptions, rest: dict[str, Any]) -> EngineOptions | None:
-    """Take vLLM's options out of ``rest`` and return them; None where transformers decodes."""
-    given = {k: rest.pop(k) for k in ENGINE_OPTIONS if k in rest}
-    if run.replay_decode != "vllm":
-        for name, value in given.items():
-            raise UsageError(
-                f"{name}={shown(value)} changes nothing beside {PREFIX}decode={run.replay_decode}; "
-                f"leave it out, or give {PREFIX}decode=vllm"
-            )
-        return None
-    try:
-        vllm_version()
-    except UsageError as error:
-        raise UsageError(f"{PREFIX}{error}") from error
-    bare = {name.removeprefix(ENGINE_PREFIX): value for name, value in given.items()}
-    return _read(EngineOptions, bare, ENGINE_PREFIX)
 
 
 def _config(options: Mapping[str, Any]) -> ReplayConfig:

@@ -14,6 +14,7 @@ from transformers import AutoConfig
 
 from replay_core.decoding.options import EngineOptions, vllm_version
 from replay_core.decoding.prompts import Prompt
+from replay_core.decoding.watch import children, end_with_this_process
 from replay_core.errors import UsageError
 from replay_core.faults import RunOver, told
 
@@ -52,6 +53,7 @@ class Engine:
         self.name = f"vllm {vllm_version()}"
         self.options = options
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        before = children()
         try:
             engine = _started(checkpoint, tokenizer, dtype, options)
         except Exception as error:
@@ -60,6 +62,7 @@ class Engine:
                 "why: often vllm_gpu_memory_utilization is too large beside what else is there, or "
                 "too small for vllm_max_model_len"
             ) from error
+        self._watch = end_with_this_process(children() - before)
         thread = threading.Thread(
             target=_serve, args=(engine, self._requests), name="vllm", daemon=True
         )
