@@ -10,7 +10,7 @@ from replay_adapters.lmms_eval.journal import known_batches
 from replay_adapters.lmms_eval.judges import check_named
 from replay_adapters.lmms_eval.names import MODEL_NAMES
 from replay_adapters.lmms_eval.processes import count_processes_on_the_cpu
-from replay_adapters.settings.places import check_file, check_folder
+from replay_adapters.settings.places import check_file, check_folder, check_name
 from replay_adapters.settings.resources import expanded, is_file, is_folder
 from replay_core import UsageError
 from replay_core.errors import did_you_mean, shown
@@ -106,10 +106,13 @@ def _tasks(flags: Flags, given: Mapping[str, Any], harness: Any) -> list[str]:
             "between; `lmms_eval --tasks list` shows what there is)"
         )
     manager = _manager(flags, given, harness)
+    if flags.include_path is not None and flags.model in MODEL_NAMES:
+        for name in manager.all_tasks:
+            check_name(f"--include_path {shown(flags.include_path)} has a task of the name", name)
     found = set(manager.match_tasks(names))
     for name in names:
         if is_file(expanded(name)):
-            _check_file(name)
+            _check_file(name, ours=flags.model in MODEL_NAMES)
         elif "*" in name and not manager.match_tasks([name]):
             raise UsageError(f"--tasks {shown(name)} fits the name of no task")
         elif "*" not in name and name not in found:
@@ -138,7 +141,7 @@ def _manager(flags: Flags, given: Mapping[str, Any], harness: Any) -> Any:
         ) from error
 
 
-def _check_file(path: str) -> None:
+def _check_file(path: str, *, ours: bool) -> None:
     from lmms_eval.utils import load_yaml_config
 
     try:
@@ -151,3 +154,9 @@ def _check_file(path: str) -> None:
             f"--tasks {shown(path)} is no file of a task (allowed: a mapping with 'task' or "
             "'group')"
         )
+    tasks = content.get("task")
+    listed = tasks if isinstance(tasks, list) else [tasks]
+    names = [one.get("task") if isinstance(one, dict) else one for one in listed]
+    for name in (*names, content.get("group")):
+        if ours and isinstance(name, str):
+            check_name(f"--tasks {shown(path)} has the name", name)

@@ -166,9 +166,7 @@ def main() -> None:
     _write(asked.output, kills, asked.items)
     bad = [k for k in kills if k.lost or not k.results_equal or not k.records_equal]
     cut = sum(k.cut_bytes > 0 for k in kills)
-    print(
-        f"{len(kills)} kills, {cut} in the middle of a line; {len(bad)} lost or changed something"
-    )
+    print(f"{len(kills)} kills, {cut} within a line; {len(bad)} lost or changed something")
     sys.exit(bool(bad))
 
 

@@ -1,6 +1,7 @@
 """Bad input for ``lmms_eval``: one sentence, exit code 2, before weights are read."""
 
 import pytest
+import yaml
 
 from tests.replay_adapters.bad_input import lmms_eval_cases as cases
 from tests.replay_adapters.bad_input.checkpoints import DAMAGES
@@ -49,3 +50,16 @@ def test_a_damaged_checkpoint(lmms_eval_told, damaged, name):
     given = f"pretrained={damaged(name).policy},replay_method=none"
     line = f"--model_args {quoted(given)} --tasks mmmu_val_reasoning"
     assert DAMAGES[name][1] in lmms_eval_told(line)
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", "a/b", "x" * 101])
+def test_no_name_of_an_own_task_leaves_the_output_folder(lmms_eval_told, tmp_path, name):
+    """Where the samples file would have it; asked for by file, in a group, or by its folder."""
+    task = {"task": name, "dataset_path": "json", "output_type": "generate_until"}
+    words = "which cannot be that of a folder (allowed: at most 100 bytes"
+    (tmp_path / "own").mkdir()
+    for content in (task, {"group": "mine", "task": [task]}, {"group": name, "task": ["mmmu_val"]}):
+        file = write(tmp_path / "own" / "mine.yaml", yaml.safe_dump(content))
+        assert words in lmms_eval_told(f"--tasks {file}")
+    write(tmp_path / "own" / "mine.yaml", yaml.safe_dump(task))
+    assert words in lmms_eval_told(f"--tasks replay_demo --include_path {tmp_path / 'own'}")

@@ -5,16 +5,19 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 
 from replay_adapters.lmms_eval import processes
 from replay_core import UsageError
+from replay_core.jsonl import read_lines
 from tests.replay_adapters.conftest import Ended
 
 LIMIT = 5  # odd, so that one process is given a document more
@@ -107,6 +110,34 @@ def test_two_nodes_answer_each_document_once(nodes, alone):
 
 def test_two_processes_answer_each_document_once(launched, alone):
     check_equal(launched, alone)
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    """Return what two processes have kept beside each other, those of the first one first."""
+    return [line for file in (path, Path(f"{path}.1")) for line in read_lines(file)]
+
+
+def test_two_killed_processes_are_continued_by_one(alone, tmp_path):
+    """Nothing that either has answered is answered again, nor what both have answered."""
+    journal, folder = tmp_path / "answers", tmp_path / "out"
+    asked = words(folder)
+    asked[asked.index("--model_args") + 1] += f",replay_journal={journal}"
+    together = [*TORCHRUN, "--standalone", "--nproc_per_node", "2", *asked]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "log").open("w") as log:
+        killed = subprocess.Popen(together, env={**os.environ, **offline}, stdout=log, stderr=log)
+        files = journal, Path(f"{journal}.1")
+        while killed.poll() is None and not all(map(read_lines, files)):
+            time.sleep(0.01)
+        for process in [*psutil.Process(killed.pid).children(recursive=True), killed]:
+            process.kill()
+        killed.wait()
+    before = lines(journal)
+    assert 2 <= len(before) < LIMIT, (tmp_path / "log").read_text()[-3000:]
+    check_equal(run([sys.executable, *asked], folder), alone)
+    after = lines(journal)
+    assert all(line in after for line in before)
+    assert len({line["key"] for line in after}) == len(after) == LIMIT
 
 
 Started = Callable[[int, DistributedType], None]
