@@ -105,7 +105,8 @@ def of_vlmevalkit(folder, run):
     ((full, planned),) = run.ours.items()
     model = folder / full
     (model / "replay").mkdir(parents=True)
-    settings = {**planned.settings.summary(), "arguments": planned.arguments}
+    stamp = {"fingerprint": planned.fingerprint, "arguments": planned.arguments}
+    settings = {**planned.settings.summary(), **stamp}
     (model / "replay" / "settings.json").write_text(json.dumps(settings))
     status = {"argv": ["run.py", *run.argv], "pred_format": "tsv"}
     (model / "status.json").write_text(json.dumps(status))
