@@ -58,7 +58,7 @@ def test_nothing_else_is_listed(listed):
     [
         ("replay_threshold", "(a number above 0, at most 1; default 0.4) γ: an activation is"),
         ("replay_boundary", "(aligned or reference; default aligned) aligned: base after layer l"),
-        ("replay_steps", "(a whole number from 0 to 100,000; default 25) Gradient steps, at most; 0 runs"),
+        ("replay_steps", "(a whole number from 0 to 100,000; default 25) Gradient steps, at most;"),
         ("replay_strict", "(true or false; default false) Raise what goes wrong"),
         ("replay_thresholds", "(dynamic, release, or a file that `activation-replay thresholds`"),
         ("replay_preset", "(a name under `presets` in the pair's file) Settings that a published"),
